@@ -1,0 +1,9 @@
+//! Watches one host for what makes a gateway answer 502, and streams it as typed facts.
+//!
+//! Sources read, [`observe`] carries what they saw to one place, the spool makes it durable, the stream delivers
+//! it. Nothing flows the other way but acknowledgements.
+
+pub mod clock;
+pub mod observe;
+pub mod redact;
+pub mod source;

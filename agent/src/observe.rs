@@ -1,0 +1,102 @@
+//! The one way from a source to the spool: a bounded queue.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::mpsc;
+use why502_proto::{Kind, v1};
+
+use crate::clock::Moment;
+
+/// How many observations may wait for the spool: a second of a fork storm, some 4 MiB at 250 B each.
+const OBSERVED_MAX: usize = 16_384;
+
+/// What a source saw, and when it happened.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed {
+    /// When it happened, as near as the source can tell.
+    pub at: Moment,
+    /// What.
+    pub kind: Kind,
+}
+
+/// The end that sources hold. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Observer {
+    queue: mpsc::Sender<Observed>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// The end that the spool holds.
+#[derive(Debug)]
+pub struct Observations {
+    queue: mpsc::Receiver<Observed>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// Makes both ends.
+pub fn channel() -> (Observer, Observations) {
+    let (sender, receiver) = mpsc::channel(OBSERVED_MAX);
+    let dropped = Arc::new(AtomicU64::new(0));
+    (
+        Observer { queue: sender, dropped: Arc::clone(&dropped) },
+        Observations { queue: receiver, dropped },
+    )
+}
+
+impl Observer {
+    /// Hands over something that happened now. Never waits: at the bound it is counted and lost, and a
+    /// `facts_dropped` tells.
+    pub fn observe(&self, kind: Kind) {
+        self.observe_at(Moment::now(), kind);
+    }
+
+    /// Hands over something that happened at `at`. Never waits.
+    pub fn observe_at(&self, at: Moment, kind: Kind) {
+        if self.queue.try_send(Observed { at, kind }).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Hands over with back-pressure, for sources that can read again where they stopped (logs, journal).
+    /// Returns `false` when the agent is shutting down.
+    pub async fn observe_waiting(&self, at: Moment, kind: Kind) -> bool {
+        self.queue.send(Observed { at, kind }).await.is_ok()
+    }
+
+    /// From here on `source` sees everything it is for.
+    pub fn seeing(&self, source: v1::Source, scope: &str) {
+        self.observe(Kind::SourceSeeing(v1::SourceSeeing {
+            source: source.into(),
+            scope: scope.to_owned(),
+        }));
+    }
+
+    /// From here on silence of `source` proves nothing. `grant` says what would mend it.
+    pub fn blinded(&self, source: v1::Source, scope: &str, reason: &str, grant: &str) {
+        self.observe(Kind::SourceBlinded(v1::SourceBlinded {
+            source: source.into(),
+            scope: scope.to_owned(),
+            reason: reason.to_owned(),
+            grant: grant.to_owned(),
+            since_us: None,
+        }));
+    }
+}
+
+impl Observations {
+    /// The next observation; `None` when every observer is gone.
+    pub async fn next(&mut self) -> Option<Observed> {
+        self.queue.recv().await
+    }
+
+    /// What else is there already, without waiting.
+    pub fn try_next(&mut self) -> Option<Observed> {
+        self.queue.try_recv().ok()
+    }
+
+    /// How many were lost at the bound since the last call.
+    pub fn take_dropped(&self) -> u64 {
+        self.dropped.swap(0, Ordering::Relaxed)
+    }
+}

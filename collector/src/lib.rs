@@ -1,0 +1,1 @@
+//! Ingest, store, incidents, views.

@@ -1,0 +1,3 @@
+//! Placeholder: not written yet.
+
+fn main() {}

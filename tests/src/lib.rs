@@ -1,0 +1,1 @@
+//! Real hosts, the fault bench, and the properties of this repository.
