@@ -11,14 +11,29 @@ use crate::clock::Moment;
 /// How many observations may wait for the spool: a second of a fork storm, some 4 MiB at 250 B each.
 const OBSERVED_MAX: usize = 16_384;
 
-/// What a source saw, and when it happened.
+/// What a source saw, and how far it has read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observed {
     /// When it happened, as near as the source can tell.
     pub at: Moment,
-    /// What.
-    pub kind: Kind,
+    /// What. `None`: nothing worth a fact, only the mark moves on.
+    pub kind: Option<Kind>,
+    /// Where the source begins again after a crash once this is durable. `None`: the mark stays.
+    pub mark: Option<Mark>,
 }
+
+/// A place in something that can be read again: a journal cursor, an offset in a log. The spool keeps the last
+/// one of each name together with the facts, so that after `kill -9` nothing is lost and nothing repeated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// "journal", or "log " and a path.
+    pub name: String,
+    /// Whatever the source needs to go on, at most 1 KiB.
+    pub position: String,
+}
+
+/// The last mark of each name, as the spool had them at the start.
+pub type Marks = std::collections::BTreeMap<String, String>;
 
 /// The end that sources hold. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -53,15 +68,16 @@ impl Observer {
 
     /// Hands over something that happened at `at`. Never waits.
     pub fn observe_at(&self, at: Moment, kind: Kind) {
-        if self.queue.try_send(Observed { at, kind }).is_err() {
+        let observed = Observed { at, kind: Some(kind), mark: None };
+        if self.queue.try_send(observed).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Hands over with back-pressure, for sources that can read again where they stopped (logs, journal).
     /// Returns `false` when the agent is shutting down.
-    pub async fn observe_waiting(&self, at: Moment, kind: Kind) -> bool {
-        self.queue.send(Observed { at, kind }).await.is_ok()
+    pub async fn observe_waiting(&self, observed: Observed) -> bool {
+        self.queue.send(observed).await.is_ok()
     }
 
     /// From here on `source` sees everything it is for.
