@@ -20,8 +20,6 @@ demo: deps-test ## see one explained: two throw-away hosts, nginx, a service tha
 
 test: deps-test ## all tests, and the fault bench on real hosts
 	$(CARGO) test --workspace
-	$(CARGO) build -p why502-agent -p why502-collector -p why502-tests
-	packaging/as-root target/debug/bench
 
 lint: deps-build ## formatting and lints
 	$(CARGO) fmt --all --check
