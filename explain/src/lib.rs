@@ -1,9 +1,11 @@
 //! Facts in, explanations out. Pure: no IO, no clock, no async, no randomness: the same snapshot gives the same
 //! explanation, byte for byte.
 
+mod address;
 mod snapshot;
 
-pub use snapshot::{Seen, Snapshot};
+pub use address::{Address, Coverage};
+pub use snapshot::{Seen, Sight, Snapshot};
 use why502_proto::v1::Explanation;
 
 /// What is to be explained.
