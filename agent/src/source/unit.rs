@@ -14,6 +14,8 @@ use crate::source::{Interest, Roots};
 
 mod asker;
 mod bus;
+mod job;
+mod list;
 mod state;
 mod watch;
 

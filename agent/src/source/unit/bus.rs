@@ -11,6 +11,7 @@ use zbus::message::Type;
 use zbus::{Connection, Message, MessageStream, ObjectPath, OwnedObjectPath, connection};
 
 use super::state::{self, Properties};
+use crate::clock::Moment;
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -60,6 +61,8 @@ pub(super) enum Signal {
     JobRemoved { id: u32, unit: String, result: String },
     /// systemd forgot a unit.
     UnitRemoved { unit: String },
+    /// systemd begins to read all unit files anew. Until it is done it forgets all units and finds them again.
+    Reloading,
     /// Unit files were enabled, disabled, masked, or all were read anew.
     FilesChanged,
 }
@@ -215,14 +218,14 @@ impl Bus {
         reply.body().deserialize().map_err(failed)
     }
 
-    /// Hands systemd's signals on until the connection ends. Must run all the time: zbus stalls without.
-    pub(super) async fn pump(&self, signals: mpsc::Sender<Signal>) -> BusError {
+    /// Hands systemd's signals on, with the moment at which they came, until the connection ends. Must run all the time: zbus stalls without.
+    pub(super) async fn pump(&self, signals: mpsc::Sender<(Moment, Signal)>) -> BusError {
         let mut messages = MessageStream::from(&self.connection);
         while let Some(message) = messages.next().await {
             let Ok(message) = message else { return BusError::Ended };
             match self.decode(&message) {
                 Some(Decoded::Signal(signal)) => {
-                    if signals.try_send(signal).is_err() {
+                    if signals.try_send((Moment::now(), signal)).is_err() {
                         return BusError::Overrun;
                     }
                 }
@@ -281,8 +284,10 @@ fn decode_signal(path: &str, member: &str, message: &Message) -> Option<Signal> 
             state::is_of_interest(&unit).then_some(Signal::UnitRemoved { unit })
         }
         "UnitFilesChanged" => Some(Signal::FilesChanged),
-        // true: it begins; false: it is over.
-        "Reloading" => (!body.deserialize::<bool>().ok()?).then_some(Signal::FilesChanged),
+        "Reloading" => {
+            let begins: bool = body.deserialize().ok()?;
+            Some(if begins { Signal::Reloading } else { Signal::FilesChanged })
+        }
         _ => None,
     }
 }

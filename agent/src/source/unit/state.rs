@@ -14,6 +14,18 @@ pub(super) const UNIT_INTERFACE: &str = "org.freedesktop.systemd1.Unit";
 /// Begins every object path of a unit.
 const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit/";
 
+/// Properties that change only when unit files are read anew, and are in no signal.
+const SETTINGS: &[&str] = &[
+    "LoadState",
+    "MemoryMax",
+    "OOMPolicy",
+    "Restart",
+    "TriggeredBy",
+    "Triggers",
+    "Type",
+    "UnitFileState",
+];
+
 /// How many triggers of one unit are kept: a socket has one, a service a few sockets.
 const TRIGGERS_MAX: usize = 8;
 
@@ -70,10 +82,16 @@ fn exit_code(code: u64) -> &'static str {
     }
 }
 
-/// When the unit last changed its state, on systemd's clock, as boot time.
+/// When the unit last changed its state, as boot time; 0: not since systemd loaded it. `None`: the properties do not
+/// tell.
 pub(super) fn changed_us(properties: &Properties) -> Option<u64> {
     let us = as_number(properties.get("StateChangeTimestampMonotonic")?)?;
-    (us > 0).then(|| us + crate::clock::suspended_us())
+    Some(if us == 0 { 0 } else { us + crate::clock::suspended_us() })
+}
+
+/// Leaves only what no signal carries: a look at the rest would run ahead of the signals that wait.
+pub(super) fn retain_settings(properties: &mut Properties) {
+    properties.retain(|name, _| SETTINGS.contains(&name.as_str()));
 }
 
 /// Whether the unit is one that requests can depend on: it runs, it should run, or it failed. Oneshot services that
