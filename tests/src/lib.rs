@@ -1,1 +1,3 @@
 //! Real hosts, the fault bench, and the properties of this repository.
+
+pub mod lab;
