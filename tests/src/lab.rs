@@ -18,7 +18,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-pub use host::{Host, HostError};
+pub use host::{Host, HostError, Network};
 pub use sweep::{stop_on_signals, sweep, take_down};
 
 /// Where labs live: one directory each, a tmpfs.

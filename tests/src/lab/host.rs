@@ -55,6 +55,20 @@ pub struct Host {
     outer: Child,
 }
 
+/// A network namespace that a thread may move into.
+#[derive(Debug)]
+pub struct Network(fs::File);
+
+impl Network {
+    /// Moves the calling thread, and what it starts from now on, into it.
+    ///
+    /// # Errors
+    /// Without CAP_SYS_ADMIN.
+    pub fn enter(&self) -> io::Result<()> {
+        Ok(move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))?)
+    }
+}
+
 impl Host {
     pub(super) fn boot(
         lab: &str,
@@ -126,13 +140,12 @@ impl Host {
         command
     }
 
-    /// Moves the calling thread, and what it starts, into this host's network.
+    /// Its network namespace.
     ///
     /// # Errors
     /// If the host is gone.
-    pub fn enter_network(&self) -> io::Result<()> {
-        let netns = fs::File::open(format!("/proc/{}/ns/net", self.pid1))?;
-        Ok(move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?)
+    pub fn network(&self) -> io::Result<Network> {
+        Ok(Network(fs::File::open(format!("/proc/{}/ns/net", self.pid1))?))
     }
 
     /// Waits for the process that held the namespaces, once they were taken down.
