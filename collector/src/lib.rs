@@ -1,4 +1,5 @@
 //! Ingest, store, incidents, views: the engine behind `why502`.
 
 pub mod metrics;
+pub mod text;
 pub mod view;
