@@ -168,11 +168,11 @@ impl Snapshot {
                 // A new run of the agent sees again only when it says so.
                 Kind::AgentStarted(_) if fact.at_us <= at_us => sight = Sight::Unknown,
                 Kind::SourceSeeing(seeing)
-                    if seeing.source() == source && seeing.scope.is_empty() =>
+                    if seeing.source() == source
+                        && seeing.scope.is_empty()
+                        && fact.at_us <= at_us =>
                 {
-                    if fact.at_us <= at_us {
-                        sight = Sight::Seeing(fact);
-                    }
+                    sight = Sight::Seeing(fact);
                 }
                 Kind::SourceBlinded(blinded)
                     if blinded.source() == source && blinded.scope.is_empty() =>
