@@ -5,5 +5,6 @@ pub mod incident;
 pub mod ingest;
 pub mod metrics;
 pub mod store;
+pub mod text;
 pub mod tls;
 pub mod view;
