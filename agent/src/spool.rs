@@ -28,6 +28,9 @@ const RECORD_BYTES_MAX: u32 = 1 << 20;
 /// Numbers left out after damage: what stood there may have been delivered, and a number must never name two facts.
 const DAMAGE_GAP: u64 = 1 << 20;
 
+/// The newest facts are also kept in memory, so that delivering one does not read a segment: some 250 KiB.
+const RECENT_FACTS_MAX: usize = 1024;
+
 /// Where and how much.
 #[derive(Clone, Debug)]
 pub struct SpoolConfig {
@@ -93,6 +96,8 @@ pub struct Spool {
     segments: VecDeque<Segment>,
     active: Option<File>,
     marks: Marks,
+    /// The last facts of the running boot, without a gap.
+    recent: VecDeque<Fact>,
 }
 
 /// What the spool found at its start.
@@ -118,6 +123,7 @@ impl Spool {
             segments: VecDeque::new(),
             active: None,
             marks: BTreeMap::new(),
+            recent: VecDeque::new(),
             config,
         };
         for (number, path) in list(&spool.config.dir)? {
@@ -154,6 +160,7 @@ impl Spool {
         let old: Vec<u64> =
             self.segments.iter().filter(|s| s.boot == boot).map(|s| s.number).collect();
         self.next_seq = self.next_seq.max(stored + 1);
+        self.recent.clear();
         self.create_segment()?;
         let mut batch: Vec<_> = facts.into_iter().map(|fact| (Some(fact), None)).collect();
         self.append(&mut batch)?;
@@ -208,6 +215,9 @@ impl Spool {
             segment.facts += facts;
         }
         self.next_seq = seq;
+        self.recent.extend(batch.iter().filter_map(|(fact, _)| fact.clone()));
+        let surplus = self.recent.len().saturating_sub(RECENT_FACTS_MAX);
+        self.recent.drain(..surplus);
         for mark in batch.iter().filter_map(|(_, mark)| mark.as_ref()) {
             self.marks.insert(mark.name.clone(), mark.position.clone());
         }
@@ -268,6 +278,10 @@ impl Spool {
         facts_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<Fact>, SpoolError> {
+        if boot == self.boot && self.recent.front().is_some_and(|first| first.seq <= seq + 1) {
+            let newer = self.recent.iter().filter(|fact| fact.seq > seq).cloned();
+            return Ok(bounded(newer, facts_max, bytes_max));
+        }
         let mut facts = Vec::new();
         let mut size = 0;
         for segment in &self.segments {
@@ -349,6 +363,19 @@ impl Spool {
         });
         Ok(())
     }
+}
+
+fn bounded(facts: impl Iterator<Item = Fact>, facts_max: usize, bytes_max: usize) -> Vec<Fact> {
+    let mut size = 0;
+    let mut taken = Vec::new();
+    for fact in facts {
+        size += fact.encoded_len();
+        if !taken.is_empty() && (taken.len() >= facts_max || size > bytes_max) {
+            break;
+        }
+        taken.push(fact);
+    }
+    taken
 }
 
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SpoolError {
