@@ -7,3 +7,4 @@ pub mod clock;
 pub mod observe;
 pub mod redact;
 pub mod source;
+pub mod spool;

@@ -1,0 +1,280 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::observe::Mark;
+
+const NOW: Moment = Moment { boottime_us: 5_000_000, realtime_us: 1_700_000_000_000_000 };
+const SIZE_MAX: u64 = 1 << 30;
+
+fn open(dir: &Path, boot: &str) -> Spool {
+    let mut spool = Spool::open(dir, boot, SIZE_MAX, NOW).unwrap();
+    spool.segment_max = 600;
+    spool
+}
+
+/// A fact that carries `number`, so that it is known again under another seq.
+fn fact(number: u64) -> Observed {
+    let kind = Kind::ClockJumped(v1::ClockJumped { by_us: number.cast_signed() });
+    Observed { at: NOW, kind: Some(kind), mark: None }
+}
+
+fn mark(position: &str) -> Option<Mark> {
+    Some(Mark { name: "log /a".into(), position: position.into() })
+}
+
+/// Everything that waits: numbers of facts by boot, and what was told to be lost.
+fn read(spool: &mut Spool) -> (Vec<(String, u64, u64)>, u64) {
+    let (mut cursor, mut facts, mut dropped) = (Cursor::default(), Vec::new(), 0);
+    loop {
+        let batch = spool.read(&mut cursor, 7, 1 << 20);
+        if batch.facts.is_empty() {
+            return (facts, dropped);
+        }
+        for fact in batch.facts {
+            match fact.kind {
+                Some(Kind::ClockJumped(kind)) => {
+                    facts.push((batch.boot.clone(), fact.seq, kind.by_us.cast_unsigned()));
+                }
+                Some(Kind::FactsDropped(kind)) => dropped += kind.count,
+                _ => {}
+            }
+        }
+    }
+}
+
+fn numbers(spool: &mut Spool) -> Vec<u64> {
+    read(spool).0.into_iter().map(|(_, _, number)| number).collect()
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Append(u64),
+    Forget(u64),
+    Reopen,
+    Reboot,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => (1u64..20).prop_map(Op::Append),
+        2 => (0u64..60).prop_map(Op::Forget),
+        2 => Just(Op::Reopen),
+        1 => Just(Op::Reboot),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(120))]
+    #[test]
+    fn behaves_like_a_list(ops in proptest::collection::vec(op(), 1..24)) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut boots = 1;
+        let mut spool = open(dir.path(), "boot-1");
+        // The model: what was appended and not forgotten, and how far each boot's numbers went.
+        let mut model: Vec<(String, u64, u64)> = Vec::new();
+        let (mut seq, mut number) = (0, 0);
+        for op in ops {
+            let boot = format!("boot-{boots}");
+            match op {
+                Op::Append(count) => {
+                    let facts: Vec<_> = (number + 1..=number + count).map(fact).collect();
+                    prop_assert!(spool.append(facts, NOW));
+                    for _ in 0..count {
+                        seq += 1;
+                        number += 1;
+                        model.push((boot.clone(), seq, number));
+                    }
+                }
+                Op::Forget(back) => {
+                    let Some((boot, seq, _)) = model.get(model.len().saturating_sub(back as usize + 1)).cloned() else { continue };
+                    spool.forget(&boot, seq);
+                    model.retain(|(b, s, _)| *b != boot || *s > seq);
+                }
+                Op::Reopen => {
+                    spool.save(NOW);
+                    spool = open(dir.path(), &boot);
+                }
+                Op::Reboot => {
+                    spool.save(NOW);
+                    boots += 1;
+                    seq = 0;
+                    spool = open(dir.path(), &format!("boot-{boots}"));
+                }
+            }
+            let (facts, dropped) = read(&mut spool);
+            prop_assert_eq!(&facts, &model);
+            prop_assert_eq!(dropped, 0);
+        }
+    }
+
+    #[test]
+    fn damage_anywhere_costs_its_record_and_is_told_once(
+        counts in proptest::collection::vec(1u64..9, 1..10),
+        file in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), bit in proptest::option::of(0u8..8),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = open(dir.path(), "boot-1");
+        let mut number = 0;
+        for count in counts {
+            let facts = (number + 1..=number + count).map(fact).collect();
+            number += count;
+            prop_assert!(spool.append(facts, NOW));
+        }
+        let lasts: Vec<u64> = spool.segments.iter().map(|segment| segment.last_seq).collect();
+        drop(spool);
+        let segments = Segment::list(dir.path()).unwrap();
+        let hit = file.index(segments.len());
+        let path = &segments[hit].path;
+        let mut bytes = std::fs::read(path).unwrap();
+        let at = at.index(bytes.len());
+        match bit {
+            Some(bit) => bytes[at] ^= 1 << bit,
+            None => bytes.truncate(at),
+        }
+        std::fs::write(path, bytes).unwrap();
+
+        let mut spool = open(dir.path(), "boot-1");
+        let (facts, told) = read(&mut spool);
+        let left: Vec<u64> = facts.iter().map(|(_, _, number)| *number).collect();
+        let lost: BTreeSet<u64> = (1..=number).filter(|number| !left.contains(number)).collect();
+        prop_assert!(left.is_sorted());
+        prop_assert!(lost.iter().all(|n| *n <= lasts[hit] && (hit == 0 || *n > lasts[hit - 1])));
+        if bit.is_some() {
+            prop_assert!(lost.len() <= 1);
+            prop_assert!(told >= lost.len() as u64 && told <= 1, "{} told, {:?} lost", told, lost);
+        } else if hit + 1 < segments.len() {
+            prop_assert_eq!(told, lost.len() as u64);
+        }
+        // New facts get places of their own, and nothing is told again.
+        prop_assert!(spool.append(vec![fact(999)], NOW));
+        drop(spool);
+        let mut spool = open(dir.path(), "boot-1");
+        let (facts, told_again) = read(&mut spool);
+        prop_assert_eq!(told_again, told);
+        let seqs: BTreeSet<u64> = facts.iter().map(|(_, seq, _)| *seq).collect();
+        prop_assert_eq!(seqs.len(), left.len() + 1);
+        prop_assert_eq!(facts.last().unwrap().2, 999);
+    }
+}
+
+#[test]
+fn the_oldest_are_dropped_at_the_bound_and_that_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(dir.path(), "boot-1");
+    spool.size_max = 3000;
+    for number in 1..=300 {
+        assert!(spool.append(vec![fact(number)], NOW));
+        assert!(spool.size() <= 3000 + 700);
+    }
+    // What was dropped by the last write is told by the next one.
+    let (facts, told) = read(&mut spool);
+    let first = facts.first().unwrap().2;
+    assert_eq!(facts.last().unwrap().2, 300);
+    assert!(facts.len() > 20, "{}", facts.len());
+    assert!(
+        told > 0 && told < first,
+        "the facts that told of the first drops were dropped themselves"
+    );
+    let dropped: u64 = first - 1;
+    assert!(dropped > 100);
+}
+
+#[test]
+fn a_mark_is_durable_with_its_fact_and_outlives_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(dir.path(), "boot-1");
+    spool.append(vec![Observed { mark: mark("10"), ..fact(1) }], NOW);
+    spool.append(vec![Observed { kind: None, mark: mark("20"), ..fact(0) }], NOW);
+    assert_eq!(open(dir.path(), "boot-1").marks()["log /a"], "10", "a bare mark waits");
+    drop(spool);
+    let mut spool = open(dir.path(), "boot-1");
+    spool.append(vec![Observed { kind: None, mark: mark("30"), ..fact(0) }], NOW);
+    assert!(spool.save(NOW));
+    for number in 2..100 {
+        spool.append(vec![fact(number)], NOW);
+        spool.forget("boot-1", number);
+    }
+    assert!(spool.segments.len() <= 2, "what is stored is removed");
+    drop(spool);
+    assert_eq!(open(dir.path(), "boot-2").marks()["log /a"], "30");
+}
+
+#[test]
+fn while_the_disk_refuses_facts_wait_in_memory_and_are_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, away) = (dir.path().join("spool"), dir.path().join("away"));
+    let mut spool = open(&here, "boot-1");
+    spool.segment_max = 0;
+    assert!(spool.append(vec![Observed { mark: mark("1"), ..fact(1) }], NOW));
+    let mut cursor = Cursor::default();
+    assert_eq!(spool.read(&mut cursor, 9, 1 << 20).facts.len(), 1);
+    std::fs::rename(&here, &away).unwrap();
+    assert!(!spool.append(vec![Observed { mark: mark("2"), ..fact(2) }], NOW));
+    assert!(!spool.append(vec![fact(3)], NOW));
+    assert_eq!(spool.read(&mut cursor, 9, 1 << 20).facts.len(), 2, "the stream goes on");
+    assert_eq!(spool.marks()["log /a"], "1");
+    std::fs::rename(&away, &here).unwrap();
+    assert!(spool.append(vec![fact(4)], NOW), "it recovers by itself");
+    assert_eq!(spool.marks()["log /a"], "2");
+    assert_eq!(spool.read(&mut cursor, 9, 1 << 20).facts.len(), 1, "nothing is sent twice");
+    drop(spool);
+    assert_eq!(numbers(&mut open(&here, "boot-1")), [1, 2, 3, 4]);
+}
+
+#[test]
+fn memory_is_bounded_while_the_disk_refuses_and_the_loss_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, away) = (dir.path().join("spool"), dir.path().join("away"));
+    let mut spool = open(&here, "boot-1");
+    std::fs::rename(&here, &away).unwrap();
+    for batch in 0..40 {
+        let facts = (0..10_000).map(|number| fact(batch * 10_000 + number)).collect();
+        assert!(!spool.append(facts, NOW));
+    }
+    std::fs::rename(&away, &here).unwrap();
+    spool.segment_max = SEGMENT_MAX;
+    assert!(spool.save(NOW));
+    assert!(spool.append(vec![fact(400_000)], NOW));
+    let (facts, told) = read(&mut spool);
+    assert_eq!(facts.last().unwrap().2, 400_000, "the newest are kept");
+    assert_eq!(told, 400_001 - facts.len() as u64);
+}
+
+#[test]
+fn a_lost_directory_does_not_reuse_numbers_that_the_collector_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(dir.path(), "boot-1");
+    spool.append((1..=30).map(fact).collect(), NOW);
+    spool.continue_after(12);
+    assert_eq!(read(&mut spool).0[0].1, 1, "nothing unusual");
+    spool.continue_after(500);
+    let (facts, _) = read(&mut spool);
+    assert_eq!(
+        facts.iter().map(|(_, seq, _)| *seq).collect::<Vec<_>>(),
+        (501..=530).collect::<Vec<_>>()
+    );
+    assert_eq!(
+        facts.iter().map(|(_, _, number)| *number).collect::<Vec<_>>(),
+        (1..=30).collect::<Vec<_>>()
+    );
+    drop(spool);
+    assert_eq!(numbers(&mut open(dir.path(), "boot-1")).len(), 30);
+}
+
+#[test]
+fn batches_are_split_at_their_bounds() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(dir.path(), "boot-1");
+    let words = |n: usize| v1::AgentStopped { reason: "x".repeat(n) };
+    let large = |n| Observed { kind: Some(Kind::AgentStopped(words(n))), ..fact(0) };
+    spool.append(vec![large(900), large(900), large(60_000), large(10)], NOW);
+    let mut cursor = Cursor::default();
+    let mut sizes = || spool.read(&mut cursor, 512, 2000).facts.len();
+    assert_eq!((sizes(), sizes(), sizes(), sizes()), (2, 1, 1, 0));
+    let lost = large(70_000);
+    spool.append(vec![lost, fact(1)], NOW);
+    spool.append(vec![fact(2)], NOW);
+    assert_eq!(read(&mut spool).1, 1, "what no record can hold is told");
+}
