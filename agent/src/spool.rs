@@ -20,14 +20,15 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
+use why502_proto::v1::Fact;
 use why502_proto::{Kind, v1};
 
 use crate::clock::Moment;
-use crate::observe::{Marks, Observed};
+use crate::observe::{Mark, Marks};
 use acked::Acked;
 use queue::{Loss, Queue};
 use record::Entry;
-pub use replay::{Batch, Cursor};
+use replay::Cursor;
 use segment::Segment;
 
 /// A segment is followed by the next one soon after this size: small enough to give the disk back in steps, large
@@ -36,6 +37,30 @@ const SEGMENT_MAX: u64 = 4 * 1024 * 1024;
 
 /// How much is encoded and written at once.
 const WRITE_MAX: usize = 256 * 1024;
+
+/// Where and how much.
+#[derive(Clone, Debug)]
+pub struct SpoolConfig {
+    /// Directory, owned by the agent, on a local disk. Made if need be.
+    pub dir: PathBuf,
+    /// Bound on the files in it. The oldest go first, and a `facts_dropped` tells.
+    pub bytes_max: u64,
+}
+
+/// Why there is no spool.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// The directory cannot be made or listed.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
 
 /// Facts on disk, from the first that the collector has not to the newest.
 #[derive(Debug)]
@@ -56,23 +81,25 @@ pub struct Spool {
     /// The last write failed.
     refused: bool,
     last_sign_us: Option<u64>,
+    /// Where the last read ended: the next one goes on from there.
+    cursor: Cursor,
 }
 
 impl Spool {
-    /// Opens the spool in `dir`, and makes it if need be. Damaged records are left out and told of.
-    ///
-    /// `boot` is the boot that new facts belong to; `size_max` bounds the files, in bytes.
+    /// Opens the spool, and makes it if need be. Damaged records are left out and told of. `boot` is the boot that new
+    /// facts belong to.
     ///
     /// # Errors
-    /// If the directory cannot be made or listed.
-    pub fn open(dir: &Path, boot: &str, size_max: u64, now: Moment) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    /// If the directory cannot be made or listed. Files that cannot be read or written are no error.
+    pub fn open(config: &SpoolConfig, boot: &str) -> Result<Self, SpoolError> {
+        let dir = &config.dir;
+        let error = |what| move |source| SpoolError::Io { what, path: dir.clone(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(error("create"))?;
         let mut spool = Self {
-            dir: dir.to_owned(),
             boot: boot.to_owned(),
-            size_max,
-            segment_max: SEGMENT_MAX.min(size_max / 4),
-            segments: Segment::list(dir)?.into(),
+            size_max: config.bytes_max,
+            segment_max: SEGMENT_MAX.min(config.bytes_max / 4),
+            segments: Segment::list(dir).map_err(error("list"))?.into(),
             active: None,
             next_index: 1,
             next_seq: 1,
@@ -81,10 +108,12 @@ impl Spool {
             queue: Queue::default(),
             refused: false,
             last_sign_us: None,
+            cursor: Cursor::default(),
+            dir: dir.clone(),
         };
         let damaged = spool.recover();
         // Told first, mended then: a crash between the two tells twice, never not at all.
-        if spool.append(Vec::new(), now) {
+        if spool.append(&mut []) {
             for index in damaged {
                 spool.mend(index);
             }
@@ -103,22 +132,50 @@ impl Spool {
         self.last_sign_us
     }
 
+    /// The next fact will have this `seq`.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// The disk refuses: facts wait in memory.
+    pub fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// Boots that have facts here, oldest first; the running one is the last, with or without.
+    pub fn boots(&self) -> Vec<String> {
+        let mut boots: Vec<String> = Vec::new();
+        let others =
+            self.segments.iter().filter(|s| s.boot != self.boot && s.last_seq >= s.first_seq);
+        for segment in others {
+            if !boots.contains(&segment.boot) {
+                boots.push(segment.boot.clone());
+            }
+        }
+        boots.push(self.boot.clone());
+        boots
+    }
+
     /// Bytes on disk.
     pub fn size(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
-    /// Takes what was observed, in this order, and makes it durable. `false`: the disk refused, and the facts wait in
-    /// memory.
+    /// Gives each fact its `seq` and makes the batch durable. `false`: the disk refused, and the facts wait in memory
+    /// until it does not; nothing needs to be appended again.
     ///
     /// A mark without a fact waits for the next fact, or for [`Spool::save`]: to read again what made no fact does no
     /// harm, and saves a write.
-    pub fn append(&mut self, observed: Vec<Observed>, now: Moment) -> bool {
-        self.tell_losses(now);
-        for Observed { at, kind, mark } in observed {
-            match (kind, mark) {
-                (Some(kind), mark) => self.push(at, kind, mark),
-                (None, Some(mark)) => self.queue.mark(mark),
+    pub fn append(&mut self, batch: &mut [(Option<Fact>, Option<Mark>)]) -> bool {
+        self.tell_losses();
+        for (fact, mark) in batch {
+            match (fact, mark) {
+                (Some(fact), mark) => {
+                    fact.seq = self.next_seq;
+                    self.next_seq += 1;
+                    self.queue.push(fact.clone(), mark.clone());
+                }
+                (None, Some(mark)) => self.queue.mark(mark.clone()),
                 (None, None) => {}
             }
         }
@@ -131,8 +188,8 @@ impl Spool {
     }
 
     /// Makes waiting marks durable too, and what the disk refused before.
-    pub fn save(&mut self, now: Moment) -> bool {
-        self.tell_losses(now);
+    pub fn save(&mut self) -> bool {
+        self.tell_losses();
         self.save_acked();
         self.queue.is_saved() || self.write_queue()
     }
@@ -148,7 +205,7 @@ impl Spool {
 
     /// The collector knows facts of this boot that this spool never held: the state directory was lost. Gives the facts
     /// that wait here new places behind `stored_seq`, so that they are not taken for those.
-    pub fn continue_after(&mut self, stored_seq: u64) {
+    pub fn renumber_after(&mut self, stored_seq: u64) {
         if stored_seq < self.next_seq {
             return;
         }
@@ -158,6 +215,7 @@ impl Spool {
             "the collector knows more of this boot than the spool; facts are renumbered"
         );
         self.active = None;
+        self.cursor = Cursor::default();
         let (old, other): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.segments)
             .into_iter()
             .partition(|segment| segment.boot == self.boot);
@@ -179,17 +237,6 @@ impl Spool {
         self.forget(&self.boot.clone(), stored_seq);
     }
 
-    fn push(&mut self, at: Moment, kind: Kind, mark: Option<crate::observe::Mark>) {
-        let fact = v1::Fact {
-            seq: self.next_seq,
-            boottime_us: at.boottime_us,
-            realtime_us: at.realtime_us,
-            kind: Some(kind),
-        };
-        self.next_seq += 1;
-        self.queue.push(fact, mark);
-    }
-
     fn push_again(&mut self, entry: Entry) {
         if let Some(mut fact) = entry.fact {
             fact.seq = self.next_seq;
@@ -199,7 +246,7 @@ impl Spool {
     }
 
     /// Losses are told when there is room: while the disk refuses they only add up.
-    fn tell_losses(&mut self, now: Moment) {
+    fn tell_losses(&mut self) {
         if self.refused {
             return;
         }
@@ -207,7 +254,10 @@ impl Spool {
             let Loss { count, first_seq, last_seq, reason } = loss;
             let reason = reason.to_owned();
             let dropped = v1::FactsDropped { count, first_seq, last_seq, reason };
-            self.push(now, Kind::FactsDropped(dropped), None);
+            let Moment { boottime_us, realtime_us } = Moment::now();
+            let kind = Some(Kind::FactsDropped(dropped));
+            self.queue.push(Fact { seq: self.next_seq, boottime_us, realtime_us, kind }, None);
+            self.next_seq += 1;
         }
     }
 

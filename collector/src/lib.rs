@@ -1,1 +1,4 @@
-//! Ingest, store, incidents, views.
+//! Ingest, store, incidents, views: the engine behind `why502`.
+
+pub mod metrics;
+pub mod view;

@@ -80,7 +80,7 @@ pub(super) enum Read {
     /// A record. `damaged` bytes before it were none.
     Entry {
         /// What it holds.
-        entry: Entry,
+        entry: Box<Entry>,
         /// Bytes before it that are no record.
         damaged: u64,
     },
@@ -120,7 +120,7 @@ impl<'a> Reader<'a> {
         loop {
             if let Some((entry, length)) = parse(&self.buffer[self.at..]) {
                 self.advance(length);
-                return Ok(Read::Entry { entry, damaged });
+                return Ok(Read::Entry { entry: Box::new(entry), damaged });
             }
             // A record may be cut by the end of the buffer: judge only what is there as a whole.
             if self.buffer.len() - self.at < HEADER_LEN + PAYLOAD_MAX && self.fill()? {
@@ -179,7 +179,7 @@ mod tests {
         loop {
             match reader.next().unwrap() {
                 Read::Entry { entry, damaged } => {
-                    entries.push(entry);
+                    entries.push(*entry);
                     lost += damaged;
                 }
                 Read::End { damaged } => return (entries, lost + damaged),

@@ -12,9 +12,9 @@ use super::queue::Loss;
 use super::record::{self, Entry, Read, Reader};
 use super::segment::{self, Scan, Segment};
 
-/// How far a reader of the spool is. The default begins at the first fact that the collector has not.
+/// Where a read of one boot's facts ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cursor {
+pub(super) struct Cursor {
     index: u64,
     offset: u64,
     boot: String,
@@ -23,11 +23,9 @@ pub struct Cursor {
 
 /// Facts of one boot, in the order of `seq`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Batch {
-    /// Boot of the facts.
-    pub boot: String,
-    /// Empty: there is nothing more now.
-    pub facts: Vec<v1::Fact>,
+struct Batch {
+    boot: String,
+    facts: Vec<v1::Fact>,
 }
 
 /// Bounds of a batch; one fact is always in it, however large.
@@ -50,30 +48,42 @@ impl Room {
 }
 
 impl Spool {
-    /// What follows `cursor` and the collector has not, at most `facts_max` and `bytes_max`; moves the cursor.
-    pub fn read(&mut self, cursor: &mut Cursor, facts_max: usize, bytes_max: usize) -> Batch {
+    /// Facts of `boot` behind `seq` that the collector has not, at most `facts_max` and `bytes_max`, but at least one. What
+    /// cannot be read is left out and told of. Going on where the last read ended costs only what is new.
+    pub fn read_after(
+        &mut self,
+        boot: &str,
+        seq: u64,
+        facts_max: usize,
+        bytes_max: usize,
+    ) -> Vec<v1::Fact> {
         let mut room = Room { facts: facts_max, bytes: bytes_max };
-        let mut batch = Batch::default();
-        for at in 0..self.segments.len() {
-            let segment = &self.segments[at];
-            if segment.index < cursor.index {
+        let mut batch = Batch { boot: boot.to_owned(), facts: Vec::new() };
+        let mut cursor = std::mem::take(&mut self.cursor);
+        if cursor.boot != boot || cursor.seq != seq {
+            cursor = Cursor { boot: boot.to_owned(), seq, ..Cursor::default() };
+        }
+        if self.read_segments(&mut cursor, &mut batch, &mut room) {
+            self.read_queue(&mut cursor, &mut batch, &mut room);
+        }
+        self.cursor = cursor;
+        batch.facts
+    }
+
+    /// `true`: to their end.
+    fn read_segments(&mut self, cursor: &mut Cursor, batch: &mut Batch, room: &mut Room) -> bool {
+        for segment in &self.segments {
+            if segment.index < cursor.index || segment.boot != batch.boot {
                 continue;
             }
-            if !batch.facts.is_empty() && batch.boot != segment.boot {
-                return batch;
-            }
-            let more = match read_segment(
-                segment,
-                self.acked.of(&segment.boot),
-                cursor,
-                &mut batch,
-                &mut room,
-            ) {
-                Ok(more) => more,
+            let acked = self.acked.of(&segment.boot);
+            match read_segment(segment, acked, cursor, batch, room) {
+                Ok(true) => {}
+                Ok(false) => return false,
                 Err(error) => {
                     warn!(%error, path = %segment.path.display(), "cannot read the spool");
-                    let (first_seq, last_seq) = (cursor.seq + 1, segment.last_seq);
-                    let count = last_seq.saturating_sub(cursor.seq);
+                    let (first_seq, last_seq) = (cursor.seq.max(acked) + 1, segment.last_seq);
+                    let count = (last_seq + 1).saturating_sub(first_seq);
                     self.queue.lose(Loss {
                         count,
                         first_seq,
@@ -82,31 +92,23 @@ impl Spool {
                     });
                     cursor.index = segment.index + 1;
                     cursor.offset = 0;
-                    true
                 }
-            };
-            if !more {
-                return batch;
             }
         }
-        self.read_queue(cursor, &mut batch, &mut room);
-        batch
+        true
     }
 
     /// Facts that the disk refused.
     fn read_queue(&self, cursor: &mut Cursor, batch: &mut Batch, room: &mut Room) {
-        if !batch.facts.is_empty() && batch.boot != self.boot {
+        if batch.boot != self.boot {
             return;
         }
-        let read = if cursor.boot == self.boot { cursor.seq } else { 0 };
-        let floor = read.max(self.acked.of(&self.boot));
+        let floor = cursor.seq.max(self.acked.of(&self.boot));
         for fact in self.queue.facts().filter(|fact| fact.seq > floor) {
             if !room.take(fact, batch.facts.is_empty()) {
                 return;
             }
             cursor.seq = fact.seq;
-            cursor.boot.clone_from(&self.boot);
-            batch.boot.clone_from(&self.boot);
             batch.facts.push(fact.clone());
         }
     }
@@ -221,8 +223,7 @@ fn read_segment(
         cursor.index = segment.index;
         cursor.offset = 0;
     }
-    let read = if cursor.boot == segment.boot { cursor.seq } else { 0 };
-    let floor = read.max(acked);
+    let floor = cursor.seq.max(acked);
     if segment.last_seq <= floor {
         cursor.offset = segment.bytes;
         return Ok(true);
@@ -235,8 +236,6 @@ fn read_segment(
                 return Ok(false);
             }
             cursor.seq = fact.seq;
-            cursor.boot.clone_from(&segment.boot);
-            batch.boot.clone_from(&segment.boot);
             batch.facts.push(fact);
         }
         cursor.offset = reader.offset();

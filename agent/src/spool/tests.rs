@@ -5,19 +5,28 @@ use proptest::prelude::*;
 use super::*;
 use crate::observe::Mark;
 
-const NOW: Moment = Moment { boottime_us: 5_000_000, realtime_us: 1_700_000_000_000_000 };
 const SIZE_MAX: u64 = 1 << 30;
 
 fn open(dir: &Path, boot: &str) -> Spool {
-    let mut spool = Spool::open(dir, boot, SIZE_MAX, NOW).unwrap();
+    let config = SpoolConfig { dir: dir.to_owned(), bytes_max: SIZE_MAX };
+    let mut spool = Spool::open(&config, boot).unwrap();
     spool.segment_max = 600;
     spool
 }
 
+type Observed = (Option<Fact>, Option<Mark>);
+
 /// A fact that carries `number`, so that it is known again under another seq.
 fn fact(number: u64) -> Observed {
-    let kind = Kind::ClockJumped(v1::ClockJumped { by_us: number.cast_signed() });
-    Observed { at: NOW, kind: Some(kind), mark: None }
+    of(Kind::ClockJumped(v1::ClockJumped { by_us: number.cast_signed() }))
+}
+
+fn of(kind: Kind) -> Observed {
+    (Some(Fact { boottime_us: 5_000_000, kind: Some(kind), ..Fact::default() }), None)
+}
+
+fn facts(numbers: impl IntoIterator<Item = u64>) -> Vec<Observed> {
+    numbers.into_iter().map(fact).collect()
 }
 
 fn mark(position: &str) -> Option<Mark> {
@@ -26,22 +35,25 @@ fn mark(position: &str) -> Option<Mark> {
 
 /// Everything that waits: numbers of facts by boot, and what was told to be lost.
 fn read(spool: &mut Spool) -> (Vec<(String, u64, u64)>, u64) {
-    let (mut cursor, mut facts, mut dropped) = (Cursor::default(), Vec::new(), 0);
-    loop {
-        let batch = spool.read(&mut cursor, 7, 1 << 20);
-        if batch.facts.is_empty() {
-            return (facts, dropped);
-        }
-        for fact in batch.facts {
-            match fact.kind {
-                Some(Kind::ClockJumped(kind)) => {
-                    facts.push((batch.boot.clone(), fact.seq, kind.by_us.cast_unsigned()));
+    let (mut facts, mut dropped) = (Vec::new(), 0);
+    for boot in spool.boots() {
+        let mut seq = 0;
+        loop {
+            let batch = spool.read_after(&boot, seq, 7, 1 << 20);
+            let Some(last) = batch.last() else { break };
+            seq = last.seq;
+            for fact in batch {
+                match fact.kind {
+                    Some(Kind::ClockJumped(kind)) => {
+                        facts.push((boot.clone(), fact.seq, kind.by_us.cast_unsigned()));
+                    }
+                    Some(Kind::FactsDropped(kind)) => dropped += kind.count,
+                    _ => {}
                 }
-                Some(Kind::FactsDropped(kind)) => dropped += kind.count,
-                _ => {}
             }
         }
     }
+    (facts, dropped)
 }
 
 fn numbers(spool: &mut Spool) -> Vec<u64> {
@@ -79,8 +91,7 @@ proptest! {
             let boot = format!("boot-{boots}");
             match op {
                 Op::Append(count) => {
-                    let facts: Vec<_> = (number + 1..=number + count).map(fact).collect();
-                    prop_assert!(spool.append(facts, NOW));
+                    prop_assert!(spool.append(&mut facts(number + 1..=number + count)));
                     for _ in 0..count {
                         seq += 1;
                         number += 1;
@@ -93,11 +104,11 @@ proptest! {
                     model.retain(|(b, s, _)| *b != boot || *s > seq);
                 }
                 Op::Reopen => {
-                    spool.save(NOW);
+                    spool.save();
                     spool = open(dir.path(), &boot);
                 }
                 Op::Reboot => {
-                    spool.save(NOW);
+                    spool.save();
                     boots += 1;
                     seq = 0;
                     spool = open(dir.path(), &format!("boot-{boots}"));
@@ -118,9 +129,8 @@ proptest! {
         let mut spool = open(dir.path(), "boot-1");
         let mut number = 0;
         for count in counts {
-            let facts = (number + 1..=number + count).map(fact).collect();
+            prop_assert!(spool.append(&mut facts(number + 1..=number + count)));
             number += count;
-            prop_assert!(spool.append(facts, NOW));
         }
         let lasts: Vec<u64> = spool.segments.iter().map(|segment| segment.last_seq).collect();
         drop(spool);
@@ -148,7 +158,7 @@ proptest! {
             prop_assert_eq!(told, lost.len() as u64);
         }
         // New facts get places of their own, and nothing is told again.
-        prop_assert!(spool.append(vec![fact(999)], NOW));
+        prop_assert!(spool.append(&mut [fact(999)]));
         drop(spool);
         let mut spool = open(dir.path(), "boot-1");
         let (facts, told_again) = read(&mut spool);
@@ -165,7 +175,7 @@ fn the_oldest_are_dropped_at_the_bound_and_that_is_told() {
     let mut spool = open(dir.path(), "boot-1");
     spool.size_max = 3000;
     for number in 1..=300 {
-        assert!(spool.append(vec![fact(number)], NOW));
+        assert!(spool.append(&mut [fact(number)]));
         assert!(spool.size() <= 3000 + 700);
     }
     // What was dropped by the last write is told by the next one.
@@ -185,15 +195,15 @@ fn the_oldest_are_dropped_at_the_bound_and_that_is_told() {
 fn a_mark_is_durable_with_its_fact_and_outlives_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = open(dir.path(), "boot-1");
-    spool.append(vec![Observed { mark: mark("10"), ..fact(1) }], NOW);
-    spool.append(vec![Observed { kind: None, mark: mark("20"), ..fact(0) }], NOW);
+    spool.append(&mut [(fact(1).0, mark("10"))]);
+    spool.append(&mut [(None, mark("20"))]);
     assert_eq!(open(dir.path(), "boot-1").marks()["log /a"], "10", "a bare mark waits");
     drop(spool);
     let mut spool = open(dir.path(), "boot-1");
-    spool.append(vec![Observed { kind: None, mark: mark("30"), ..fact(0) }], NOW);
-    assert!(spool.save(NOW));
+    spool.append(&mut [(None, mark("30"))]);
+    assert!(spool.save());
     for number in 2..100 {
-        spool.append(vec![fact(number)], NOW);
+        spool.append(&mut [fact(number)]);
         spool.forget("boot-1", number);
     }
     assert!(spool.segments.len() <= 2, "what is stored is removed");
@@ -207,18 +217,17 @@ fn while_the_disk_refuses_facts_wait_in_memory_and_are_delivered() {
     let (here, away) = (dir.path().join("spool"), dir.path().join("away"));
     let mut spool = open(&here, "boot-1");
     spool.segment_max = 0;
-    assert!(spool.append(vec![Observed { mark: mark("1"), ..fact(1) }], NOW));
-    let mut cursor = Cursor::default();
-    assert_eq!(spool.read(&mut cursor, 9, 1 << 20).facts.len(), 1);
+    assert!(spool.append(&mut [(fact(1).0, mark("1"))]));
+    assert_eq!(spool.read_after("boot-1", 0, 9, 1 << 20).len(), 1);
     std::fs::rename(&here, &away).unwrap();
-    assert!(!spool.append(vec![Observed { mark: mark("2"), ..fact(2) }], NOW));
-    assert!(!spool.append(vec![fact(3)], NOW));
-    assert_eq!(spool.read(&mut cursor, 9, 1 << 20).facts.len(), 2, "the stream goes on");
+    assert!(!spool.append(&mut [(fact(2).0, mark("2"))]));
+    assert!(!spool.append(&mut [fact(3)]));
+    assert_eq!(spool.read_after("boot-1", 1, 9, 1 << 20).len(), 2, "the stream goes on");
     assert_eq!(spool.marks()["log /a"], "1");
     std::fs::rename(&away, &here).unwrap();
-    assert!(spool.append(vec![fact(4)], NOW), "it recovers by itself");
+    assert!(spool.append(&mut [fact(4)]), "it recovers by itself");
     assert_eq!(spool.marks()["log /a"], "2");
-    assert_eq!(spool.read(&mut cursor, 9, 1 << 20).facts.len(), 1, "nothing is sent twice");
+    assert_eq!(spool.read_after("boot-1", 3, 9, 1 << 20).len(), 1, "nothing is sent twice");
     drop(spool);
     assert_eq!(numbers(&mut open(&here, "boot-1")), [1, 2, 3, 4]);
 }
@@ -230,13 +239,12 @@ fn memory_is_bounded_while_the_disk_refuses_and_the_loss_is_told() {
     let mut spool = open(&here, "boot-1");
     std::fs::rename(&here, &away).unwrap();
     for batch in 0..40 {
-        let facts = (0..10_000).map(|number| fact(batch * 10_000 + number)).collect();
-        assert!(!spool.append(facts, NOW));
+        assert!(!spool.append(&mut facts((0..10_000).map(|number| batch * 10_000 + number))));
     }
     std::fs::rename(&away, &here).unwrap();
     spool.segment_max = SEGMENT_MAX;
-    assert!(spool.save(NOW));
-    assert!(spool.append(vec![fact(400_000)], NOW));
+    assert!(spool.save());
+    assert!(spool.append(&mut [fact(400_000)]));
     let (facts, told) = read(&mut spool);
     assert_eq!(facts.last().unwrap().2, 400_000, "the newest are kept");
     assert_eq!(told, 400_001 - facts.len() as u64);
@@ -246,10 +254,10 @@ fn memory_is_bounded_while_the_disk_refuses_and_the_loss_is_told() {
 fn a_lost_directory_does_not_reuse_numbers_that_the_collector_has() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = open(dir.path(), "boot-1");
-    spool.append((1..=30).map(fact).collect(), NOW);
-    spool.continue_after(12);
+    spool.append(&mut facts(1..=30));
+    spool.renumber_after(12);
     assert_eq!(read(&mut spool).0[0].1, 1, "nothing unusual");
-    spool.continue_after(500);
+    spool.renumber_after(500);
     let (facts, _) = read(&mut spool);
     assert_eq!(
         facts.iter().map(|(_, seq, _)| *seq).collect::<Vec<_>>(),
@@ -268,13 +276,17 @@ fn batches_are_split_at_their_bounds() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = open(dir.path(), "boot-1");
     let words = |n: usize| v1::AgentStopped { reason: "x".repeat(n) };
-    let large = |n| Observed { kind: Some(Kind::AgentStopped(words(n))), ..fact(0) };
-    spool.append(vec![large(900), large(900), large(60_000), large(10)], NOW);
-    let mut cursor = Cursor::default();
-    let mut sizes = || spool.read(&mut cursor, 512, 2000).facts.len();
+    let large = |n| of(Kind::AgentStopped(words(n)));
+    spool.append(&mut [large(900), large(900), large(60_000), large(10)]);
+    let mut seq = 0;
+    let mut sizes = || {
+        let batch = spool.read_after("boot-1", seq, 512, 2000);
+        seq = batch.last().map_or(seq, |fact| fact.seq);
+        batch.len()
+    };
     assert_eq!((sizes(), sizes(), sizes(), sizes()), (2, 1, 1, 0));
     let lost = large(70_000);
-    spool.append(vec![lost, fact(1)], NOW);
-    spool.append(vec![fact(2)], NOW);
+    spool.append(&mut [lost, fact(1)]);
+    spool.append(&mut [fact(2)]);
     assert_eq!(read(&mut spool).1, 1, "what no record can hold is told");
 }
