@@ -63,7 +63,7 @@ fn numbers(spool: &mut Spool) -> Vec<u64> {
 #[derive(Clone, Debug)]
 enum Op {
     Append(u64),
-    Forget(u64),
+    Forget(usize),
     Reopen,
     Reboot,
 }
@@ -71,7 +71,7 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (1u64..20).prop_map(Op::Append),
-        2 => (0u64..60).prop_map(Op::Forget),
+        2 => (0usize..60).prop_map(Op::Forget),
         2 => Just(Op::Reopen),
         1 => Just(Op::Reboot),
     ]
@@ -99,7 +99,7 @@ proptest! {
                     }
                 }
                 Op::Forget(back) => {
-                    let Some((boot, seq, _)) = model.get(model.len().saturating_sub(back as usize + 1)).cloned() else { continue };
+                    let Some((boot, seq, _)) = model.get(model.len().saturating_sub(back + 1)).cloned() else { continue };
                     spool.forget(&boot, seq);
                     model.retain(|(b, s, _)| *b != boot || *s > seq);
                 }
