@@ -13,5 +13,5 @@ pub mod view;
 
 /// Ids of all root causes that can be named.
 pub fn catalogue() -> Vec<&'static str> {
-    Vec::new()
+    why502_explain::catalog().map(|rule| rule.id).collect()
 }
