@@ -1,9 +1,11 @@
 //! Ingest, store, incidents, views: the engine behind `why502`.
 
 pub mod clock;
+pub mod config;
 pub mod incident;
 pub mod ingest;
 pub mod metrics;
+pub mod serve;
 pub mod store;
 pub mod text;
 pub mod tls;
