@@ -2,9 +2,11 @@
 
 pub mod clock;
 pub mod config;
+pub mod http;
 pub mod incident;
 pub mod ingest;
 pub mod metrics;
+mod rules;
 pub mod serve;
 pub mod store;
 pub mod text;
