@@ -4,6 +4,7 @@
 //! it. Nothing flows the other way but acknowledgements.
 
 pub mod clock;
+pub mod hostfd;
 pub mod observe;
 pub mod redact;
 pub mod source;

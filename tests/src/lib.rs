@@ -2,8 +2,16 @@
 
 pub mod baseline;
 pub mod client;
+pub mod install;
 pub mod judge;
 pub mod lab;
+pub mod packages;
 pub mod report;
+pub mod run;
 pub mod scenario;
 pub mod view;
+
+/// Ids of all root causes that can be named.
+pub fn catalogue() -> Vec<&'static str> {
+    Vec::new()
+}
