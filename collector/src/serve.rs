@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::config::Config;
+use crate::http;
 use crate::incident::{Beat, Incidents};
 use crate::ingest::{self, Door, Presences};
 use crate::metrics::Metrics;
@@ -182,11 +183,20 @@ async fn attend(
 }
 
 fn spawn_http(
-    _parts: &mut JoinSet<&'static str>,
-    _view: View,
-    _listener: TcpListener,
-    _stopping: watch::Receiver<bool>,
+    parts: &mut JoinSet<&'static str>,
+    view: View,
+    listener: TcpListener,
+    mut stopping: watch::Receiver<bool>,
 ) {
+    parts.spawn(async move {
+        let shutdown = async move {
+            let _sender_gone_is_a_stop_too = stopping.wait_for(|stop| *stop).await;
+        };
+        if let Err(error) = http::serve(view, listener, shutdown).await {
+            tracing::error!("the page failed: {error}");
+        }
+        "the page"
+    });
 }
 
 async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {

@@ -165,6 +165,16 @@ impl View {
         Ok(v1::GetTimelineResponse { entries: facts.iter().map(timeline_entry).collect() })
     }
 
+    /// Facts by their names ("host/boot/seq"). One that is not stored, or no longer, is left out.
+    ///
+    /// # Errors
+    /// [`ViewError::Store`].
+    pub async fn facts(&self, ids: &[String]) -> Result<Vec<v1::TimelineEntry>, ViewError> {
+        let ids = ids.iter().filter_map(|id| id.parse().ok()).collect();
+        let facts = self.store.facts_by_id(ids).await.map_err(refused)?;
+        Ok(facts.iter().map(timeline_entry).collect())
+    }
+
     /// Every host that was ever heard, by name.
     ///
     /// # Errors

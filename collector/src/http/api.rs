@@ -30,11 +30,7 @@ pub(super) async fn incidents(State(app): State<App>, RawQuery(raw): RawQuery) -
     body(&app.view.incidents(request).await?)
 }
 
-pub(super) async fn incident(
-    State(app): State<App>,
-    RawQuery(raw): RawQuery,
-    id: Id,
-) -> ApiResult {
+pub(super) async fn incident(State(app): State<App>, RawQuery(raw): RawQuery, id: Id) -> ApiResult {
     Query::parse(raw.as_deref(), &[])?;
     body(&app.view.incident(&path_text(id)?).await?)
 }

@@ -22,7 +22,11 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
         let problem = Problem {
             status: StatusCode::MISDIRECTED_REQUEST,
             detail: "this collector listens on loopback only and is not known by that name".into(),
-            hint: format!("ask for http://{}/ or http://localhost:{}/", app.bound, app.bound.port()),
+            hint: format!(
+                "ask for http://{}/ or http://localhost:{}/",
+                app.bound,
+                app.bound.port()
+            ),
         };
         problem.into_response()
     };
@@ -39,9 +43,7 @@ pub(super) async fn guard(State(app): State<App>, request: Request, next: Next) 
         headers.insert(name, HeaderValue::from_static(value));
     }
     // What is shown changes by the second; the assets set their own.
-    headers
-        .entry(header::CACHE_CONTROL)
-        .or_insert_with(|| HeaderValue::from_static("no-store"));
+    headers.entry(header::CACHE_CONTROL).or_insert_with(|| HeaderValue::from_static("no-store"));
     response
 }
 

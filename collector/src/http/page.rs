@@ -128,14 +128,16 @@ pub(super) async fn incidents(State(app): State<App>, RawQuery(raw): RawQuery) -
     let resolved = app.view.incidents(list("resolved", RESOLVED_MAX)).await?.incidents;
     let watched = app.view.hosts().await?.hosts;
     let now = Timestamp::now();
-    render(&incident::list(Chrome::of("incidents", &app.view, now), &open, &resolved, &watched, now))
+    render(&incident::list(
+        Chrome::of("incidents", &app.view, now),
+        &open,
+        &resolved,
+        &watched,
+        now,
+    ))
 }
 
-pub(super) async fn incident(
-    State(app): State<App>,
-    RawQuery(raw): RawQuery,
-    id: Id,
-) -> Page {
+pub(super) async fn incident(State(app): State<App>, RawQuery(raw): RawQuery, id: Id) -> Page {
     Query::parse(raw.as_deref(), &[])?;
     let explanation = app.view.incident(&path_text(id)?).await?;
     let facts = evidence::cited(&app.view, &explanation).await;

@@ -283,10 +283,8 @@ fn cited(ids: &[String], facts: &Facts) -> Vec<Fact> {
         let at = moment::parse(&entry.at).map(moment::clock_ms).unwrap_or_default();
         format!("{at} {} {} {}", entry.host, entry.kind, entry.text)
     };
-    let fact = |id: &String| Fact {
-        id: id.clone(),
-        text: facts.get(id).map(text).unwrap_or_default(),
-    };
+    let fact =
+        |id: &String| Fact { id: id.clone(), text: facts.get(id).map(text).unwrap_or_default() };
     ids.iter().map(fact).collect()
 }
 
