@@ -22,6 +22,8 @@ use why502_tests::view::{self, unit_pids};
 const SCRAPE: Duration = Duration::from_secs(10);
 /// A death that is not stored after this is counted as lost.
 const STORED_MAX: Duration = Duration::from_secs(5);
+/// Unit of CPU times in /proc, see proc(5): 100 on every architecture that Debian has.
+const USER_HZ: u64 = 100;
 const START_MAX: Duration = Duration::from_secs(30);
 
 const APP: &str = include_str!("../../bench/app.py");
@@ -146,10 +148,9 @@ fn idle(lab: &Lab, app: &Host, idle_s: u64) -> Result<(), Failure> {
         client.command("curl").args(["-s", "-o", "/dev/null", url]).status()?;
         thread::sleep(SCRAPE.min(Duration::from_secs(idle_s).saturating_sub(begun.elapsed())));
     }
-    let hertz = rustix::param::clock_ticks_per_second();
     for (unit, before) in services.iter().zip(before) {
         let now = cost(lab, app, unit)?;
-        let hundredths = (now.cpu_ticks - before.cpu_ticks) * 100 / hertz.max(1);
+        let hundredths = (now.cpu_ticks - before.cpu_ticks) * 100 / USER_HZ;
         say(&format!(
             "  {unit:<22} {} processes, PSS {} KiB, of it anonymous {} KiB, CPU {}.{:02} s",
             now.processes,
