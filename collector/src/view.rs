@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use why502_explain::{Question, Seen, Snapshot};
 use why502_proto::{Entity, Kind, fields_text, kind_name, rfc3339, v1};
 
@@ -211,11 +211,15 @@ impl View {
         &self.metrics
     }
 
-    /// Turns what is stored into changes, until the store is gone.
-    pub async fn tell_of_facts(self) {
+    /// Turns what is stored into changes, until `stopping`.
+    pub async fn tell_of_facts(self, mut stopping: watch::Receiver<bool>) {
         let mut commits = self.store.commits();
         loop {
-            let committed = match commits.recv().await {
+            let committed = tokio::select! {
+                _ = async { stopping.wait_for(|stop| *stop).await.is_ok() } => return,
+                committed = commits.recv() => committed,
+            };
+            let committed = match committed {
                 Ok(committed) => committed,
                 Err(broadcast::error::RecvError::Lagged(_)) => continue,
                 Err(broadcast::error::RecvError::Closed) => return,
