@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -207,7 +207,7 @@ fn listening(lab: &Lab, app: &Host) -> Result<Pid, Failure> {
     Err("the service did not come back".into())
 }
 
-fn bench(programs: &PathBuf) -> Result<(), Failure> {
+fn bench(programs: &Path) -> Result<(), Failure> {
     say("\nfirst failed request to the right root cause in the store, over the fault bench");
     let output = Command::new(programs.join("bench"))
         .args(["--format", "json"])
