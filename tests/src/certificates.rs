@@ -37,8 +37,8 @@ pub(crate) fn make(dir: &Path, names: &[&str]) -> io::Result<()> {
 pub(crate) fn collector_toml(host: &Host) -> String {
     let (name, address) = (host.name(), host.address());
     format!(
-        "grpc = \"{address}:8502\"\n\n[tls]\ncert = \"/etc/why502/tls/{name}.pem\"\n\
-         key = \"/etc/why502/tls/{name}.key\"\nclient-ca = \"/etc/why502/tls/ca.pem\"\n"
+        "grpc = \"{address}:8502\"\ntls-client-ca = \"/etc/why502/tls/ca.pem\"\n\
+         tls-cert = \"/etc/why502/tls/{name}.pem\"\ntls-key = \"/etc/why502/tls/{name}.key\"\n"
     )
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn collector_toml(host: &Host) -> String {
 pub(crate) fn agent_toml(host: &Host, collector: &Host) -> String {
     let (name, collector) = (host.name(), collector.name());
     format!(
-        "collector = \"https://{collector}:8502\"\n\n[tls]\ncert = \"/etc/why502/tls/{name}.pem\"\n\
-         key = \"/etc/why502/tls/{name}.key\"\nca = \"/etc/why502/tls/ca.pem\"\n"
+        "collector = \"https://{collector}:8502\"\ntls-ca = \"/etc/why502/tls/ca.pem\"\n\
+         tls-cert = \"/etc/why502/tls/{name}.pem\"\ntls-key = \"/etc/why502/tls/{name}.key\"\n"
     )
 }
