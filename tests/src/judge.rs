@@ -1,5 +1,5 @@
-//! Whether an explanation is right. Pure: what the scenario expects and what the collector said go in, a judgement comes
-//! out.
+//! Whether an explanation is right. Pure: what the scenario expects and what the collector said go
+//! in, a judgement comes out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
