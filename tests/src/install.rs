@@ -1,5 +1,5 @@
-//! Agent and collector under test, on the hosts as their packages would put them there: packaged units, their own users,
-//! configuration in /etc/why502, and certificates made for this one lab.
+//! Agent and collector under test, on the hosts as their packages would put them there: packaged
+//! units, their own users, configuration in /etc/why502, and certificates made for this one lab.
 
 use std::collections::BTreeSet;
 use std::fs;
