@@ -30,10 +30,12 @@ mod proc_file;
 mod process;
 mod sock_diag;
 mod thread_state;
+mod unix_path;
 mod watch_kmsg;
 mod watch_listener;
 mod watch_memory;
 mod watch_process;
+mod watch_unix_path;
 
 /// Interests that may wait for the thread, which takes them within milliseconds. Units told twice take one place.
 const INBOX_MAX: usize = 4096;

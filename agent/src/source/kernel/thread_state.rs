@@ -21,6 +21,7 @@ use super::watch_kmsg::LogSight;
 use super::watch_listener::Looks;
 use super::watch_memory::{MemorySight, OOM_TOKENS, PRESSURE_TOKENS};
 use super::watch_process::Sight;
+use super::watch_unix_path::PathSight;
 use crate::clock::Moment;
 use crate::observe::Observer;
 use crate::source::{Interest, Roots};
@@ -60,6 +61,8 @@ pub(super) enum Task {
     Reread,
     /// Reads pressure while there is some.
     Pressure,
+    /// Looks at the unix socket paths that gateways declare.
+    UnixPaths,
 }
 
 /// All that the thread knows.
@@ -88,6 +91,7 @@ pub(super) struct Kernel<'a> {
     pub(super) sock_diag: SockDiag,
     pub(super) destroyed: Option<Destroyed>,
     pub(super) looks: Looks,
+    pub(super) path_sight: PathSight,
 }
 
 /// Looks until the last handle is gone.
@@ -145,6 +149,7 @@ impl<'a> Kernel<'a> {
             sock_diag: SockDiag::open()?,
             destroyed: None,
             looks: Looks::default(),
+            path_sight: PathSight::default(),
         })
     }
 
@@ -167,7 +172,7 @@ impl<'a> Kernel<'a> {
         for interest in interests {
             match interest {
                 Interest::MainPid { unit, pid } => self.main_pid(&unit, pid),
-                Interest::UnixPaths(_) => {}
+                Interest::UnixPaths(clients) => self.unix_paths_told(clients),
             }
         }
         self.flush();
@@ -184,6 +189,8 @@ impl<'a> Kernel<'a> {
             self.memory_events_woken();
         } else if token == Token::KernelLog as u64 {
             self.log_woken();
+        } else if token == Token::UnixPaths as u64 {
+            self.unix_paths_woken();
         } else if token == Token::Connector as u64 {
             self.connector_woken();
         } else if token == Token::Destroyed as u64 {
@@ -198,6 +205,10 @@ impl<'a> Kernel<'a> {
         self.flush();
         if self.looks.is_wanted() {
             self.look_at_listeners();
+            self.flush();
+        }
+        if self.path_sight.is_wanted() {
+            self.look_at_unix_paths();
             self.flush();
         }
     }
@@ -216,6 +227,7 @@ impl<'a> Kernel<'a> {
                 Task::Memory => self.look_at_memory(),
                 Task::Reread => self.do_rereads(),
                 Task::Pressure => self.look_at_pressure(),
+                Task::UnixPaths => self.unix_paths_due(),
             }
             self.watch_new();
             self.flush();
