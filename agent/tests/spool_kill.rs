@@ -1,5 +1,7 @@
 //! `kill -9` at any moment: what the spool called durable is there once, and in order, when it is opened again.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
