@@ -19,7 +19,10 @@ use crate::source::{Interest, Roots};
 
 mod connector;
 mod facts;
+mod kmsg;
 mod listener;
+mod memory;
+mod memory_file;
 mod netlink;
 mod owner;
 mod pidfds;
@@ -27,7 +30,9 @@ mod proc_file;
 mod process;
 mod sock_diag;
 mod thread_state;
+mod watch_kmsg;
 mod watch_listener;
+mod watch_memory;
 mod watch_process;
 
 /// Interests that may wait for the thread, which takes them within milliseconds. Units told twice take one place.

@@ -45,9 +45,13 @@ async fn a_fact_is_taken_once_and_survives_a_new_start() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path()).unwrap();
     let facts = [(1, "oom_kill pid=1"), (2, "oom_kill pid=2")];
-    assert_eq!(store.append(append("a", "b1", 5, &facts)).await.unwrap(), 2);
-    assert_eq!(store.append(append("a", "b1", 6, &facts)).await.unwrap(), 2);
-    assert_eq!(store.append(append("a", "b2", 7, &facts[..1])).await.unwrap(), 1, "another boot");
+    assert_eq!(store.append(append("a", "b1", now_us(), &facts)).await.unwrap(), 2);
+    assert_eq!(store.append(append("a", "b1", now_us(), &facts)).await.unwrap(), 2);
+    assert_eq!(
+        store.append(append("a", "b2", now_us(), &facts[..1])).await.unwrap(),
+        1,
+        "another boot"
+    );
     store.close().await;
     drop(store);
     let store = open(dir.path()).unwrap();
@@ -66,10 +70,10 @@ async fn current_is_what_holds_now() {
         (3, "process_exited pid=7 started_us=5"),
         (4, "listener_closed address=a:1 pid=7"),
     ];
-    store.append(append("a", "b1", 5, &lines)).await.unwrap();
+    store.append(append("a", "b1", now_us(), &lines)).await.unwrap();
     let current = store.current("a").await.unwrap();
     assert_eq!(current.iter().map(|seen| seen.id.seq).collect::<Vec<_>>(), [4]);
-    store.append(append("a", "b2", 9, &[(1, "agent_started version=1")])).await.unwrap();
+    store.append(append("a", "b2", now_us(), &[(1, "agent_started version=1")])).await.unwrap();
     assert_eq!(store.current("a").await.unwrap(), [], "a new boot ends what held before");
 }
 
@@ -125,7 +129,10 @@ async fn a_damaged_database_is_set_aside() {
         fs::write(dir.path().join("why502.db"), damage).unwrap();
         let store = open(dir.path()).unwrap();
         assert!(store.warnings()[0].contains("set aside as"), "{:?}", store.warnings());
-        assert_eq!(store.append(append("a", "b1", 5, &[(1, "oom_kill pid=1")])).await.unwrap(), 1);
+        assert_eq!(
+            store.append(append("a", "b1", now_us(), &[(1, "oom_kill pid=1")])).await.unwrap(),
+            1
+        );
         let names = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name());
         let kept = names.filter(|name| name.to_string_lossy().contains(".corrupt-"));
         assert_eq!(kept.count(), 1);
@@ -191,7 +198,7 @@ async fn unknown_kinds_keep_their_place() {
     let dir = TempDir::new().unwrap();
     let metrics = Metrics::default();
     let store = Store::open(dir.path(), Retention::default(), &metrics).unwrap();
-    let mut batch = append("a", "b1", 5, &[(1, "oom_kill pid=1"), (2, "oom_kill pid=2")]);
+    let mut batch = append("a", "b1", now_us(), &[(1, "oom_kill pid=1"), (2, "oom_kill pid=2")]);
     batch.facts[0].fact.kind = None::<Kind>;
     assert_eq!(store.append(batch).await.unwrap(), 2);
     assert_eq!(seqs(&store, "a").await, [2]);

@@ -13,9 +13,14 @@ use super::Shared;
 use super::connector::Connector;
 use super::facts::Facts;
 use super::listener::Listeners;
+use super::memory::Memory;
 use super::pidfds::Pidfds;
 use super::process::Processes;
 use super::sock_diag::{Destroyed, SockDiag};
+use super::watch_kmsg::LogSight;
+use super::watch_listener::Looks;
+use super::watch_memory::{MemorySight, OOM_TOKENS, PRESSURE_TOKENS};
+use super::watch_process::Sight;
 use crate::clock::Moment;
 use crate::observe::Observer;
 use crate::source::{Interest, Roots};
@@ -32,6 +37,10 @@ pub(super) enum Token {
     Wake = 0,
     Connector = 1,
     Destroyed = 2,
+    MemoryEvents = 3,
+    KernelLog = 4,
+    Addresses = 5,
+    UnixPaths = 6,
 }
 
 /// Everything that the thread does by the clock.
@@ -45,6 +54,12 @@ pub(super) enum Task {
     Scan,
     /// Tries again for what was refused.
     Retry,
+    /// Reads the memory cgroups that matter.
+    Memory,
+    /// Reads a memory cgroup again soon after a notice.
+    Reread,
+    /// Reads pressure while there is some.
+    Pressure,
 }
 
 /// All that the thread knows.
@@ -54,18 +69,25 @@ pub(super) struct Kernel<'a> {
     pub(super) observer: &'a Observer,
     pub(super) epoll: OwnedFd,
     pub(super) facts: Facts,
+    /// When the agent began to look.
+    pub(super) begun: Moment,
     pub(super) agenda: BTreeMap<Task, u64>,
     pub(super) capabilities: CapabilitySet,
 
     pub(super) processes: Processes,
     pub(super) connector: Option<Connector>,
     pub(super) pidfds: Pidfds,
-    pub(super) sight: super::watch_process::Sight,
+    pub(super) sight: Sight,
+
+    pub(super) memory: Memory,
+    pub(super) memory_sight: MemorySight,
+
+    pub(super) log_sight: LogSight,
 
     pub(super) listeners: Listeners,
     pub(super) sock_diag: SockDiag,
     pub(super) destroyed: Option<Destroyed>,
-    pub(super) looks: super::watch_listener::Looks,
+    pub(super) looks: Looks,
 }
 
 /// Looks until the last handle is gone.
@@ -109,16 +131,20 @@ impl<'a> Kernel<'a> {
             observer,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             facts: Facts::new(now),
+            begun: now,
             agenda: BTreeMap::new(),
             capabilities,
             processes: Processes::new(now.boottime_us),
             connector: None,
             pidfds: Pidfds::new(PIDFD_TOKENS, capabilities.contains(CapabilitySet::SYS_PTRACE)),
-            sight: super::watch_process::Sight::default(),
+            sight: Sight::default(),
+            memory: Memory::default(),
+            memory_sight: MemorySight::default(),
+            log_sight: LogSight::default(),
             listeners: Listeners::default(),
             sock_diag: SockDiag::open()?,
             destroyed: None,
-            looks: super::watch_listener::Looks::default(),
+            looks: Looks::default(),
         })
     }
 
@@ -126,11 +152,15 @@ impl<'a> Kernel<'a> {
     fn begin(&mut self) {
         self.subscribe_processes();
         self.subscribe_listeners();
+        self.subscribe_memory();
+        self.subscribe_log();
         self.scan_processes();
         self.look_at_listeners();
+        self.watch_new();
         self.flush();
-        self.observer.seeing(Source::Process, "");
-        self.observer.seeing(Source::Listener, "");
+        for source in [Source::Process, Source::Memory, Source::Listener] {
+            self.observer.seeing(source, "");
+        }
     }
 
     fn take_interests(&mut self, interests: Vec<Interest>) {
@@ -146,6 +176,14 @@ impl<'a> Kernel<'a> {
     fn woken(&mut self, token: u64, flags: epoll::EventFlags) {
         if self.pidfds.owns(token) {
             self.pidfd_woken(token, flags.contains(epoll::EventFlags::HUP));
+        } else if token >= PRESSURE_TOKENS {
+            self.pressure_woken(token, flags);
+        } else if token >= OOM_TOKENS {
+            self.oom_noticed(token);
+        } else if token == Token::MemoryEvents as u64 {
+            self.memory_events_woken();
+        } else if token == Token::KernelLog as u64 {
+            self.log_woken();
         } else if token == Token::Connector as u64 {
             self.connector_woken();
         } else if token == Token::Destroyed as u64 {
@@ -156,6 +194,7 @@ impl<'a> Kernel<'a> {
     /// A death goes out before anything else is looked at.
     fn after_events(&mut self) {
         self.watch_new();
+        self.match_waiting();
         self.flush();
         if self.looks.is_wanted() {
             self.look_at_listeners();
@@ -174,6 +213,9 @@ impl<'a> Kernel<'a> {
                 Task::NewPids => self.look_for_new_pids(),
                 Task::Scan => self.scan_processes(),
                 Task::Retry => self.retry(),
+                Task::Memory => self.look_at_memory(),
+                Task::Reread => self.do_rereads(),
+                Task::Pressure => self.look_at_pressure(),
             }
             self.watch_new();
             self.flush();
@@ -195,6 +237,15 @@ impl<'a> Kernel<'a> {
         let data = epoll::EventData::new_u64(token as u64);
         epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)?;
         Ok(())
+    }
+
+    pub(super) fn add_flags(
+        &self,
+        fd: impl AsFd,
+        token: u64,
+        flags: epoll::EventFlags,
+    ) -> rustix::io::Result<()> {
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), flags)
     }
 
     /// Whole milliseconds, which every kernel's epoll takes; rounded up so as not to wake too early.
