@@ -18,13 +18,11 @@ use crate::clock::Moment;
 use crate::config::Config;
 use crate::observe::{Mark, Marks, Observations, Observed, Observer, channel};
 use crate::source::{Interest, Roots, gateway, journal, kernel, unit};
-use crate::spool::{Lost, Spool, SpoolConfig};
+use crate::spool::{Spool, SpoolConfig};
 use crate::stream::{self, Shared, StreamConfig};
 
 /// Observations that become durable together, at most: one fdatasync takes 0.3 ms whatever their number.
 const BATCH_MAX: usize = 2048;
-/// Observations kept in memory while the disk refuses them.
-const PENDING_MAX: usize = 8192;
 /// The loop looks at the clocks and pings the watchdog this often.
 const TICK: Duration = Duration::from_secs(5);
 /// Smaller steps of the wall clock are ordinary slewing.
@@ -94,13 +92,10 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     let boot = boot_id(&roots);
     let spool_config =
         SpoolConfig { dir: state.join("spool"), bytes_max: config.spool_max_mib.max(8) << 20 };
-    let (spool, opened) = Spool::open(spool_config, &boot)?;
+    let spool = Spool::open(&spool_config, &boot)?;
     let marks = spool.marks().clone();
     let (observer, observations) = channel();
-    observer.observe(Kind::AgentStarted(started(&roots)));
-    if opened.lost.count > 0 {
-        observer.observe(dropped(&opened.lost, "spool record damaged"));
-    }
+    observer.observe(Kind::AgentStarted(started(&roots, spool.last_sign_us())));
     let shared = Arc::new(Shared { spool: Mutex::new(spool), appended: Notify::new() });
     start_sources(&roots, &observer, &marks)?;
     let stream = StreamConfig {
@@ -182,48 +177,31 @@ fn lock(state: &Path) -> Result<File, RunError> {
     }
 }
 
-fn started(roots: &Roots) -> v1::AgentStarted {
+/// `last_sign_us`: boot time of the last fact of an earlier run in this boot.
+fn started(roots: &Roots, last_sign_us: Option<u64>) -> v1::AgentStarted {
+    let now_us = Moment::now().boottime_us;
     let uname = rustix::system::uname();
     v1::AgentStarted {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         kernel: uname.release().to_string_lossy().into_owned(),
         distribution: crate::source::distribution(roots),
-        blind_ms: None,
+        blind_ms: last_sign_us.map(|last_us| now_us.saturating_sub(last_us) / 1000),
     }
-}
-
-fn dropped(lost: &Lost, reason: &str) -> Kind {
-    Kind::FactsDropped(v1::FactsDropped {
-        count: lost.count,
-        first_seq: lost.first_seq,
-        last_seq: lost.last_seq,
-        reason: reason.to_owned(),
-    })
 }
 
 /// Turns observations into durable facts.
 struct Keeper {
     observations: Observations,
     shared: Arc<Shared>,
-    /// Not yet durable, oldest first.
-    pending: Vec<(Option<Fact>, Option<Mark>)>,
-    /// Lost from `pending` while the disk refused.
-    lost: u64,
-    refused: bool,
+    /// Taken together, to become durable together.
+    batch: Vec<(Option<Fact>, Option<Mark>)>,
     clock_us: i64,
 }
 
 impl Keeper {
     fn new(observations: Observations, shared: Arc<Shared>) -> Self {
-        Self {
-            observations,
-            shared,
-            pending: Vec::new(),
-            lost: 0,
-            refused: false,
-            clock_us: wall_minus_boot(),
-        }
+        Self { observations, shared, batch: Vec::new(), clock_us: wall_minus_boot() }
     }
 
     async fn keep(&mut self, observer: &Observer) -> Result<(), RunError> {
@@ -236,20 +214,18 @@ impl Keeper {
                 observed = self.observations.next() => {
                     let Some(observed) = observed else { return Ok(()) };
                     self.take(observed);
-                    while self.pending.len() < BATCH_MAX
+                    while self.batch.len() < BATCH_MAX
                         && let Some(observed) = self.observations.try_next()
                     {
                         self.take(observed);
                     }
-                    self.append(observer).await;
+                    self.append().await;
                 }
                 _ = tick.tick() => {
                     self.look_at_clocks(observer);
-                    self.append(observer).await;
-                    // Pinged only where the spool was written or there was nothing to write.
-                    if !self.refused {
-                        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
-                    }
+                    // Waits for whoever holds the spool: no ping where the stream or the disk hangs.
+                    self.shared.spool.lock().await.save();
+                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
                 }
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
@@ -264,8 +240,9 @@ impl Keeper {
         while let Some(observed) = self.observations.try_next() {
             self.take(observed);
         }
-        self.append(observer).await;
+        self.append().await;
         tokio::time::sleep(DRAIN).await;
+        self.shared.spool.lock().await.save();
     }
 
     fn take(&mut self, observed: Observed) {
@@ -276,45 +253,19 @@ impl Keeper {
             realtime_us: at.realtime_us,
             kind: Some(kind),
         });
-        if self.pending.len() >= PENDING_MAX {
-            self.pending.remove(0);
-            self.lost += 1;
-        }
-        self.pending.push((fact, mark));
+        self.batch.push((fact, mark));
     }
 
-    async fn append(&mut self, observer: &Observer) {
-        if self.pending.is_empty() {
-            return;
-        }
+    async fn append(&mut self) {
         let mut spool = self.shared.spool.lock().await;
-        match spool.append(&mut self.pending) {
-            Ok(()) => {
-                self.pending.clear();
-                if std::mem::take(&mut self.refused) {
-                    tracing::info!("the spool can be written again");
-                }
-                let lost = std::mem::take(&mut self.lost);
-                if lost > 0 {
-                    let lost = Lost { count: lost, ..Lost::default() };
-                    observer.observe(dropped(&lost, "spool could not be written"));
-                }
-                if let Some(lost) = spool.enforce_bound() {
-                    observer.observe(dropped(&lost, "spool full"));
-                }
-                let lost = self.observations.take_dropped();
-                if lost > 0 {
-                    let lost = Lost { count: lost, ..Lost::default() };
-                    observer.observe(dropped(&lost, "source queue full"));
-                }
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut self.refused, true) {
-                    tracing::error!("{}; facts are kept in memory meanwhile", error_chain(&error));
-                }
-            }
+        let dropped = self.observations.take_dropped();
+        if dropped > 0 {
+            spool.lost(dropped, "source queue full");
         }
+        // What the disk refuses waits in the spool, and is delivered from there.
+        spool.append(&mut self.batch);
         drop(spool);
+        self.batch.clear();
         self.shared.appended.notify_one();
     }
 

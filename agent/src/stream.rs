@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,8 +31,8 @@ const BATCH_FACTS_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Between two pings, see `ingest.proto`.
 const PING_EVERY: Duration = Duration::from_secs(5);
-/// A peer that answers nothing for this long is gone.
-const DEAD_AFTER: Duration = Duration::from_secs(15);
+/// A peer that answers nothing for this long is gone: with the ping before it, noticed within 20 s.
+const DEAD_AFTER: Duration = Duration::from_secs(12);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Credit where the collector names none.
 const CREDIT_DEFAULT: u64 = 4096;
@@ -93,9 +95,6 @@ pub enum StreamError {
         /// Where.
         url: String,
     },
-    /// The spool cannot be read.
-    #[error("cannot read the spool")]
-    Spool(#[from] crate::spool::SpoolError),
 }
 
 /// What spool and stream share.
@@ -176,9 +175,11 @@ fn endpoint(url: &str, tls: &TlsFiles) -> Result<Endpoint, StreamError> {
         .keep_alive_timeout(DEAD_AFTER)
         .keep_alive_while_idle(true);
     let Some(ca) = &tls.ca else { return Ok(endpoint) };
-    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem(ca)?));
+    let authority = Certificate::from_pem(pem(ca, certificates)?);
+    let mut config = ClientTlsConfig::new().ca_certificate(authority);
     if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
-        config = config.identity(Identity::from_pem(pem(cert)?, pem(key)?));
+        let (cert, key) = (pem(cert, certificates)?, pem(key, private_key)?);
+        config = config.identity(Identity::from_pem(cert, key));
     }
     endpoint.tls_config(config).map_err(|error| StreamError::Certificate {
         path: tls.cert.clone().unwrap_or_else(|| ca.clone()),
@@ -186,12 +187,25 @@ fn endpoint(url: &str, tls: &TlsFiles) -> Result<Endpoint, StreamError> {
     })
 }
 
-/// tonic takes a wrong PEM silently until the first call: look at it here.
-fn pem(path: &Path) -> Result<Vec<u8>, StreamError> {
+/// tonic takes a wrong PEM silently until the first call: `check` looks at it here.
+fn pem(path: &Path, check: fn(&[u8]) -> Result<(), String>) -> Result<Vec<u8>, StreamError> {
     let error = |reason: String| StreamError::Certificate { path: path.to_owned(), reason };
     let bytes = fs::read(path).map_err(|source| error(source.to_string()))?;
-    let begins = String::from_utf8_lossy(&bytes).contains("-----BEGIN ");
-    if begins { Ok(bytes) } else { Err(error("there is no PEM in it".to_owned())) }
+    check(&bytes).map_err(error)?;
+    Ok(bytes)
+}
+
+fn certificates(pem: &[u8]) -> Result<(), String> {
+    let mut count = 0;
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        certificate.map_err(|error| error.to_string())?;
+        count += 1;
+    }
+    if count == 0 { Err("there is no certificate in it".to_owned()) } else { Ok(()) }
+}
+
+fn private_key(pem: &[u8]) -> Result<(), String> {
+    PrivateKeyDer::from_pem_slice(pem).map(|_| ()).map_err(|error| error.to_string())
 }
 
 /// One connection, until it ends.
@@ -216,9 +230,8 @@ async fn connection(
         .map_err(|status| StreamError::Status(Box::new(status)))?
         .into_inner();
     let first = tokio::time::timeout(DEAD_AFTER, answers.next()).await.map_err(|_| silent())?;
-    let welcome = match message(first)? {
-        Some(report_response::Message::Welcome(welcome)) => welcome,
-        _ => return Err(silent()),
+    let Some(report_response::Message::Welcome(welcome)) = message(first)? else {
+        return Err(silent());
     };
     tracing::info!("connected to the collector at {url}");
     said.clear();
@@ -307,7 +320,7 @@ impl Link {
     ) -> Result<Self, StreamError> {
         let mut spool = shared.spool.lock().await;
         if welcome.stored_seq >= spool.next_seq() {
-            spool.renumber_after(welcome.stored_seq)?;
+            spool.renumber_after(welcome.stored_seq);
         }
         spool.forget(&config.boot, welcome.stored_seq);
         let boots = spool.boots();
@@ -325,8 +338,8 @@ impl Link {
         if most == 0 {
             return Ok(None);
         }
-        let spool = shared.spool.lock().await;
-        let facts = spool.read_after(&self.boots[0], self.sent, most, BATCH_BYTES_MAX)?;
+        let mut spool = shared.spool.lock().await;
+        let facts = spool.read_after(&self.boots[0], self.sent, most, BATCH_BYTES_MAX);
         let Some(last) = facts.last() else { return Ok(None) };
         self.before = self.sent;
         self.sent = last.seq;
@@ -352,8 +365,8 @@ impl Link {
                 if ack.boot_id == self.boots[0] {
                     self.acked = self.acked.max(ack.stored_seq);
                     // An earlier boot is done when all of it was sent and acknowledged.
-                    let rest = spool.read_after(&self.boots[0], self.acked, 1, 0);
-                    if self.boots.len() > 1 && rest.is_ok_and(|rest| rest.is_empty()) {
+                    let others = self.boots.len() > 1;
+                    if others && spool.read_after(&self.boots[0], self.acked, 1, 0).is_empty() {
                         self.boots.remove(0);
                         let from = if self.boots.len() == 1 { self.stored } else { 0 };
                         (self.sent, self.before, self.acked) = (from, from, from);

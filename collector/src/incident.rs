@@ -37,6 +37,8 @@ const GATHER: Duration = Duration::from_millis(8);
 const APART: Duration = Duration::from_millis(200);
 /// Gateways with open incidents are looked at this often without any new fact: time resolves them.
 const WATCH: Duration = Duration::from_secs(1);
+/// So are those of which facts came this recently: what is wrong is predicted only once it has lasted.
+const SETTLING: Duration = Duration::from_secs(10);
 /// Longest look at one gateway.
 const LOOK_MAX: Duration = Duration::from_millis(50);
 /// Commits taken in between two looks.
@@ -90,6 +92,8 @@ struct Due {
     rest_from: Option<Question>,
     /// New facts came since the last look.
     fresh: bool,
+    /// When the last of them came.
+    heard: Option<Instant>,
 }
 
 impl Incidents {
@@ -190,6 +194,7 @@ impl Incidents {
         for gateway in gateways {
             let due = self.due.entry(gateway).or_default();
             due.fresh = true;
+            due.heard = Some(now);
             due.urgent.extend(urgent.iter().cloned());
             let gathered = now + GATHER;
             let at = due.last.map_or(gathered, |last| gathered.max(last + APART));
@@ -216,6 +221,7 @@ impl Incidents {
         for gateway in self.scopes.gateways() {
             let due = self.due.entry(gateway.to_owned()).or_default();
             due.fresh = true;
+            due.heard = Some(now);
             due.at = Some(now);
         }
     }
@@ -257,6 +263,8 @@ impl Incidents {
         let watched = self.ledger.watches(gateway);
         if let Some(due) = self.due.get_mut(gateway) {
             due.last = Some(now);
+            let settling = due.heard.is_some_and(|heard| now - heard < SETTLING);
+            let watched = watched || settling;
             if watched && due.at.is_none() {
                 due.at = Some(now + WATCH);
             }
@@ -292,7 +300,8 @@ impl Incidents {
         };
         facts.retain(about);
         let late = if fresh { self.ledger.late(gateway) } else { Vec::new() };
-        let look = Look { facts, now_us, urgent, rest_from, late, longest: LOOK_MAX };
+        let gateway = gateway.to_owned();
+        let look = Look { gateway, facts, now_us, urgent, rest_from, late, longest: LOOK_MAX };
         tokio::task::spawn_blocking(move || look.run()).await.map_err(|_| StoreError::Closed)
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use why502_explain::{Question, Seen, Snapshot};
 use why502_proto::{Entity, Kind, fields_text, kind_name, rfc3339, v1};
 
@@ -165,6 +165,16 @@ impl View {
         Ok(v1::GetTimelineResponse { entries: facts.iter().map(timeline_entry).collect() })
     }
 
+    /// Facts by their names ("host/boot/seq"). One that is not stored, or no longer, is left out.
+    ///
+    /// # Errors
+    /// [`ViewError::Store`].
+    pub async fn facts(&self, ids: &[String]) -> Result<Vec<v1::TimelineEntry>, ViewError> {
+        let ids = ids.iter().filter_map(|id| id.parse().ok()).collect();
+        let facts = self.store.facts_by_id(ids).await.map_err(refused)?;
+        Ok(facts.iter().map(timeline_entry).collect())
+    }
+
     /// Every host that was ever heard, by name.
     ///
     /// # Errors
@@ -211,11 +221,15 @@ impl View {
         &self.metrics
     }
 
-    /// Turns what is stored into changes, until the store is gone.
-    pub async fn tell_of_facts(self) {
+    /// Turns what is stored into changes, until `stopping`.
+    pub async fn tell_of_facts(self, mut stopping: watch::Receiver<bool>) {
         let mut commits = self.store.commits();
         loop {
-            let committed = match commits.recv().await {
+            let committed = tokio::select! {
+                _ = async { stopping.wait_for(|stop| *stop).await.is_ok() } => return,
+                committed = commits.recv() => committed,
+            };
+            let committed = match committed {
                 Ok(committed) => committed,
                 Err(broadcast::error::RecvError::Lagged(_)) => continue,
                 Err(broadcast::error::RecvError::Closed) => return,

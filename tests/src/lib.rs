@@ -1,6 +1,7 @@
 //! Real hosts, the fault bench, and the properties of this repository.
 
 pub mod baseline;
+mod certificates;
 pub mod client;
 pub mod install;
 pub mod judge;

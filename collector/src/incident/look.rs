@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use why502_explain::{Question, Seen, Snapshot, explain, questions};
+use why502_explain::{Question, Seen, Snapshot, explain, questions, recovered};
 use why502_proto::v1::Explanation;
 
 use super::ledger::{Answer, Late};
@@ -13,6 +13,7 @@ const AFTERWORDS_US: i64 = 1_000_000;
 
 /// What to look at.
 pub(super) struct Look {
+    pub(super) gateway: String,
     pub(super) facts: Vec<Seen>,
     pub(super) now_us: i64,
     pub(super) urgent: BTreeSet<String>,
@@ -49,6 +50,7 @@ impl Look {
         }
         let snapshot = Snapshot::new(self.facts, self.now_us);
         let mut all = questions(&snapshot);
+        all.retain(|question| question.gateway == self.gateway);
         if let Some(rest_from) = &self.rest_from {
             let at = all.iter().position(|question| question >= rest_from).unwrap_or(0);
             all.rotate_left(at);
@@ -58,7 +60,8 @@ impl Look {
         let began = Instant::now();
         let mut rest = all.into_iter();
         for question in rest.by_ref() {
-            let answer = explain(&snapshot, &question);
+            let over = |e: &Explanation| e.kind == "observed" && recovered(&snapshot, &question);
+            let answer = explain(&snapshot, &question).filter(|answer| !over(answer));
             found.answers.push((question, answer));
             if began.elapsed() > self.longest {
                 break;

@@ -249,12 +249,13 @@ impl Writer {
                 let _gone = reply.send(Ok(standing));
             }
             (Command::Append(_, reply), Answer::Stored(seq, committed, counts)) => {
-                let _gone = reply.send(Ok(seq));
                 self.around.metrics.facts_repeated.inc_by(counts.repeated);
                 self.around.metrics.facts_unknown.inc_by(counts.unknown);
                 self.around.metrics.facts_missing.inc_by(counts.missing);
+                let fresh = committed.as_ref().map_or(0, |committed| committed.facts.len());
+                self.around.metrics.facts_stored.inc_by(fresh as u64);
+                let _gone = reply.send(Ok(seq));
                 if let Some(committed) = committed {
-                    self.around.metrics.facts_stored.inc_by(committed.facts.len() as u64);
                     let _nobody = self.around.commits.send(Arc::new(committed));
                 }
             }

@@ -23,7 +23,6 @@ pub(crate) fn oom_killed() -> v1::Explanation {
         state: "open".into(),
         kind: "observed".into(),
         gateway: "gw-1".into(),
-        routes: Vec::new(),
         route: "/api".into(),
         endpoint: "10.0.0.7:8080".into(),
         symptom: Some(v1::Symptom {
@@ -92,6 +91,7 @@ pub(crate) fn oom_killed() -> v1::Explanation {
         updated: "2026-11-24T12:07:05.500Z".into(),
         resolved: String::new(),
         hosts: vec!["gw-1".into(), "app-1".into()],
+        routes: vec!["/api".into()],
     }
 }
 

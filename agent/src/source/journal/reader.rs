@@ -289,14 +289,17 @@ impl<W: Write> Reader<'_, W> {
             return self.systemd_facts(at, &record);
         }
         let pid = self.data("_PID")?.and_then(|pid| pid.parse().ok()).unwrap_or_default();
-        self.words.heard(&unit, pid, &line, at.boottime_us);
-        let Some(mut event) = patterns::match_line(&line) else { return Ok(Vec::new()) };
+        let before = self.words.heard(&unit, pid, &line, at.boottime_us);
+        let mut facts: Vec<v1::Fact> =
+            before.into_iter().map(|(at_us, kind)| fact(at.at_boottime(at_us), kind)).collect();
+        let Some(mut event) = patterns::match_line(&line) else { return Ok(facts) };
         event.unit = unit;
         if event.pid == 0 {
             event.pid = pid;
         }
         let at = self.sent(at)?;
-        Ok(vec![fact(at, Kind::AppServerEvent(event))])
+        facts.push(fact(at, Kind::AppServerEvent(event)));
+        Ok(facts)
     }
 
     fn systemd_facts(&mut self, at: Moment, record: &Record) -> systemd::Result<Vec<v1::Fact>> {

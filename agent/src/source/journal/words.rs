@@ -42,11 +42,18 @@ struct Words {
 }
 
 impl LastWords {
-    /// A unit wrote a line.
-    pub(super) fn heard(&mut self, unit: &str, pid: u32, line: &str, at_us: u64) {
+    /// A unit wrote a line. Gives back what is to be said of a process before the one that wrote it.
+    pub(super) fn heard(
+        &mut self,
+        unit: &str,
+        pid: u32,
+        line: &str,
+        at_us: u64,
+    ) -> Option<(u64, Kind)> {
         if line.trim().is_empty() {
-            return;
+            return None;
         }
+        let mut before = None;
         self.clock += 1;
         let clock = self.clock;
         let words = self.entry(unit);
@@ -55,6 +62,7 @@ impl LastWords {
             Some(failed) if words.is_late(pid, at_us.saturating_sub(failed)) => words.due = true,
             // Another process begins anew.
             Some(_) => {
+                before = words.take(unit);
                 words.lines.clear();
                 words.failed_us = None;
             }
@@ -66,6 +74,7 @@ impl LastWords {
         }
         let end = line.floor_char_boundary(line.len().min(LINE_MAX));
         words.lines.push(line[..end].to_owned());
+        before
     }
 
     /// A process of a unit ended in failure.
@@ -88,21 +97,7 @@ impl LastWords {
 
     /// What is to be said now, with the moment of each failure.
     pub(super) fn take_due(&mut self) -> Vec<(u64, Kind)> {
-        let due = self.units.iter_mut().filter(|(_, words)| words.due);
-        let mut said = Vec::new();
-        for (unit, words) in due {
-            words.due = false;
-            if words.lines.is_empty() {
-                continue;
-            }
-            let fact = v1::UnitLastWords {
-                unit: unit.clone(),
-                pid: words.pid,
-                lines: words.lines.iter().map(redact::line).collect(),
-            };
-            said.push((words.failed_us.unwrap_or_default(), Kind::UnitLastWords(fact)));
-        }
-        said
+        self.units.iter_mut().filter_map(|(unit, words)| words.take(unit)).collect()
     }
 
     fn entry(&mut self, unit: &str) -> &mut Words {
@@ -117,6 +112,18 @@ impl LastWords {
 }
 
 impl Words {
+    fn take(&mut self, unit: &str) -> Option<(u64, Kind)> {
+        if !std::mem::take(&mut self.due) || self.lines.is_empty() {
+            return None;
+        }
+        let fact = v1::UnitLastWords {
+            unit: unit.to_owned(),
+            pid: self.pid,
+            lines: self.lines.iter().map(redact::line).collect(),
+        };
+        Some((self.failed_us.unwrap_or_default(), Kind::UnitLastWords(fact)))
+    }
+
     /// Whether a line of `pid`, so long after the death, is of the one that died.
     fn is_late(&self, pid: u32, after_us: u64) -> bool {
         if self.lines.is_empty() {
@@ -184,6 +191,16 @@ mod tests {
         assert_eq!(due(&mut words), "20000 unit=api.service pid=8 lines=new");
         words.died("api.service", 30_000);
         words.heard("api.service", 9, "the next one starts", 130_000);
+        assert_eq!(due(&mut words), "");
+    }
+
+    #[test]
+    fn the_next_process_does_not_hide_words_that_are_due() {
+        let mut words = LastWords::default();
+        assert_eq!(words.heard("api.service", 7, "old", 1), None);
+        words.died("api.service", 10);
+        let before = words.heard("api.service", 8, "new", 20);
+        assert_eq!(before.map(|(at, _)| at), Some(10));
         assert_eq!(due(&mut words), "");
     }
 
