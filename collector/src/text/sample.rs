@@ -23,7 +23,6 @@ pub(crate) fn oom_killed() -> v1::Explanation {
         state: "open".into(),
         kind: "observed".into(),
         gateway: "gw-1".into(),
-        routes: Vec::new(),
         route: "/api".into(),
         endpoint: "10.0.0.7:8080".into(),
         symptom: Some(v1::Symptom {
