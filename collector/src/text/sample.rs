@@ -91,6 +91,7 @@ pub(crate) fn oom_killed() -> v1::Explanation {
         updated: "2026-11-24T12:07:05.500Z".into(),
         resolved: String::new(),
         hosts: vec!["gw-1".into(), "app-1".into()],
+        routes: vec!["/api".into()],
     }
 }
 
