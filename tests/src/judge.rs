@@ -1,5 +1,5 @@
-//! Whether an explanation is right. Pure: what the scenario expects and what the collector said go in, a judgement comes
-//! out.
+//! Whether an explanation is right. Pure: what the scenario expects and what the collector said go
+//! in, a judgement comes out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +19,8 @@ const GOT_MAX: usize = 8;
 /// What was seen of one run.
 #[derive(Debug, Default)]
 pub struct Seen {
+    /// Nobody was asked: only the client counts.
+    pub dry: bool,
     /// When the agents were ready and the client saw 200.
     pub healthy_us: i64,
     /// When `break` began.
@@ -111,7 +113,7 @@ pub fn choose<'a>(
             && parse_time(&e.updated).or(parse_time(&e.opened)).is_none_or(|at| at >= since_us)
     };
     let rank = |e: &&v1::Explanation| {
-        let on_path = scenario.path() == route_path(&e.route);
+        let on_path = e.routes.iter().chain([&e.route]).any(|r| scenario.path() == route_path(r));
         let count = e.symptom.as_ref().map_or(0, |symptom| symptom.count);
         (e.state == "open", on_path, e.verdict == "explained", count)
     };
@@ -154,6 +156,9 @@ pub fn judge(scenario: &Scenario, seen: &Seen) -> Outcome {
         ..Outcome::default()
     };
     judge_client(scenario, seen, &mut outcome);
+    if seen.dry {
+        return outcome;
+    }
     let before = early_incidents(seen);
     for headline in &before {
         outcome.problems.push(format!("incident before anything was broken: {headline}"));
@@ -189,6 +194,9 @@ fn judge_client(scenario: &Scenario, seen: &Seen, outcome: &mut Outcome) {
         }
         None if failed.is_empty() && !scenario.is_control() => {
             outcome.problems.push("the client saw no failure".to_owned());
+        }
+        None if scenario.is_control() && failed.iter().any(|status| *status >= 500) => {
+            outcome.problems.push("the client saw failures of a healthy control".to_owned());
         }
         _ => {}
     }

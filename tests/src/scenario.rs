@@ -223,13 +223,14 @@ impl Scenario {
 pub const SOURCES: &[&str] =
     &["process", "unit", "memory", "listener", "kernel_log", "journal", "gateway"];
 
-/// All scenarios below `dirs`, in the order of the folders and their names; each may be wrong by itself.
+/// A folder's name and what is in it; each may be wrong by itself.
+pub type Found = Vec<(String, Result<Scenario, ScenarioError>)>;
+
+/// All scenarios below `dirs`, in the order of the folders and their names.
 ///
 /// # Errors
 /// If a folder cannot be read.
-pub fn find(
-    dirs: &[PathBuf],
-) -> Result<Vec<(String, Result<Scenario, ScenarioError>)>, ScenarioError> {
+pub fn find(dirs: &[PathBuf]) -> Result<Found, ScenarioError> {
     let mut found = Vec::new();
     for dir in dirs {
         if dir.join("scenario.toml").exists() {

@@ -2465,6 +2465,9 @@ pub struct Explanation {
     /// Hosts that were looked at.
     #[prost(string, repeated, tag = "22")]
     pub hosts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Every route on which it showed, `route` first. Empty for an answer that is no incident.
+    #[prost(string, repeated, tag = "23")]
+    pub routes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for Explanation {
     const NAME: &'static str = "Explanation";
