@@ -1,6 +1,25 @@
 //! What is known at one moment: the facts of all hosts that matter, in one order of time.
+//!
+//! Within a host and boot the order is that of the boot clock; across hosts times compare by the collector's clock,
+//! within the tolerance that each fact carries. Everything that rules ask for is indexed once, in [`Snapshot::new`].
+
+mod kinds;
+mod listeners;
+mod places;
+mod processes;
+mod sight;
+mod units;
+
+use std::collections::BTreeMap;
 
 use why502_proto::{FactId, Kind};
+
+pub(crate) use kinds::{FactKind, Said};
+pub(crate) use listeners::{Listener, Listening};
+pub(crate) use places::{Located, Place};
+pub(crate) use processes::{Death, SIGABRT, SIGKILL, SIGTERM, signal_name};
+pub(crate) use sight::Sight;
+pub(crate) use units::{Planned, Run};
 
 /// A fact, where and when.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +41,26 @@ pub struct Seen {
 pub struct Snapshot {
     facts: Vec<Seen>,
     now_us: i64,
+    hosts: BTreeMap<String, HostIndex>,
+}
+
+/// What one host said, by kind, each list in the host's own order.
+#[derive(Clone, Debug, Default)]
+struct HostIndex {
+    by_kind: BTreeMap<kinds::Tag, Vec<usize>>,
+    /// An agent spoke for it; not only the collector.
+    agent: bool,
+    listeners: Vec<Listener>,
+    deaths: Vec<Death>,
+}
+
+/// A stretch of time on one host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) from_us: i64,
+    /// The moment itself, as near as is known.
+    pub(crate) at_us: i64,
+    pub(crate) to_us: i64,
 }
 
 impl Snapshot {
@@ -31,7 +70,18 @@ impl Snapshot {
         facts.retain(|fact| fact.at_us <= now_us);
         facts.sort_by(|a, b| (a.at_us, &a.id).cmp(&(b.at_us, &b.id)));
         facts.dedup_by(|a, b| a.id == b.id);
-        Self { facts, now_us }
+        let hosts = index(&facts);
+        let mut snapshot = Self { facts, now_us, hosts };
+        let names: Vec<String> = snapshot.hosts.keys().cloned().collect();
+        for host in &names {
+            let listeners = listeners::collect(&snapshot, host);
+            let deaths = processes::collect(&snapshot, host);
+            if let Some(index) = snapshot.hosts.get_mut(host) {
+                index.listeners = listeners;
+                index.deaths = deaths;
+            }
+        }
+        snapshot
     }
 
     /// All facts, in order of time.
@@ -42,5 +92,99 @@ impl Snapshot {
     /// The moment that it describes.
     pub fn now_us(&self) -> i64 {
         self.now_us
+    }
+
+    /// Names of all hosts that anything is known of.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.hosts.keys().map(String::as_str)
+    }
+
+    /// The snapshot's own copy of a host's name.
+    pub(crate) fn host_name(&self, host: &str) -> Option<&str> {
+        self.hosts.get_key_value(host).map(|(name, _)| name.as_str())
+    }
+
+    /// Facts of one kind on `host`, in the host's own order.
+    pub(crate) fn on<'a, T: FactKind>(
+        &'a self,
+        host: &str,
+    ) -> impl DoubleEndedIterator<Item = Said<'a, T>> + use<'a, T> {
+        let list: &[usize] = self
+            .hosts
+            .get(host)
+            .and_then(|index| index.by_kind.get(&T::TAG))
+            .map_or(&[], Vec::as_slice);
+        list.iter().filter_map(|&at| {
+            let seen = self.facts.get(at)?;
+            T::of(&seen.kind).map(|what| Said { seen, what })
+        })
+    }
+
+    pub(crate) fn fact(&self, at: usize) -> Option<&Seen> {
+        self.facts.get(at)
+    }
+
+    /// All sockets that listened on `host`, in order of their opening.
+    pub(crate) fn listeners(&self, host: &str) -> &[Listener] {
+        self.hosts.get(host).map_or(&[], |index| index.listeners.as_slice())
+    }
+
+    /// All processes that ended on `host`, in the host's own order.
+    pub(crate) fn deaths(&self, host: &str) -> &[Death] {
+        self.hosts.get(host).map_or(&[], |index| index.deaths.as_slice())
+    }
+}
+
+/// Host of a fact: the collector speaks of others.
+fn host_of(fact: &Seen) -> &str {
+    match &fact.kind {
+        Kind::AgentSilent(silent) if !silent.host.is_empty() => &silent.host,
+        _ => &fact.id.host,
+    }
+}
+
+fn index(facts: &[Seen]) -> BTreeMap<String, HostIndex> {
+    let mut hosts: BTreeMap<String, HostIndex> = BTreeMap::new();
+    // Boots of a host stand in the order in which they were first heard of.
+    let mut boots: BTreeMap<(&str, &str), i64> = BTreeMap::new();
+    for (at, fact) in facts.iter().enumerate() {
+        let host = host_of(fact);
+        if !hosts.contains_key(host) {
+            hosts.insert(host.to_owned(), HostIndex::default());
+        }
+        let Some(index) = hosts.get_mut(host) else { continue };
+        index.agent |= !matches!(fact.kind, Kind::AgentSilent(_));
+        index.by_kind.entry(kinds::tag(&fact.kind)).or_default().push(at);
+        let first = boots.entry((host, &fact.id.boot)).or_insert(fact.at_us);
+        *first = (*first).min(fact.at_us);
+    }
+    for (host, index) in &mut hosts {
+        for list in index.by_kind.values_mut() {
+            list.sort_by_key(|&at| {
+                let fact = &facts[at];
+                let boot = boots.get(&(host.as_str(), fact.id.boot.as_str())).copied();
+                (boot, &fact.id.boot, fact.boottime_us, fact.id.seq)
+            });
+        }
+    }
+    hosts
+}
+
+impl HostIndex {
+    /// Positions of facts of two kinds, merged in the host's own order.
+    fn merged(&self, facts: &[Seen], tags: &[kinds::Tag]) -> Vec<usize> {
+        let mut all: Vec<usize> =
+            tags.iter().filter_map(|tag| self.by_kind.get(tag)).flatten().copied().collect();
+        let mut boots: BTreeMap<&str, i64> = BTreeMap::new();
+        for &at in &all {
+            let first = boots.entry(&facts[at].id.boot).or_insert(facts[at].at_us);
+            *first = (*first).min(facts[at].at_us);
+        }
+        all.sort_by_key(|&at| {
+            let fact = &facts[at];
+            let boot = boots.get(fact.id.boot.as_str()).copied();
+            (boot, &fact.id.boot, fact.boottime_us, fact.id.seq)
+        });
+        all
     }
 }

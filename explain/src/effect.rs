@@ -1,0 +1,142 @@
+//! What is to be explained: the symptom first, then each cause that was found in its turn.
+
+use why502_proto::v1::{self, Fault, Phase};
+
+use crate::snapshot::{Death, Listener, Place, Said, Snapshot, Window};
+
+/// Failures of one kind are counted for up to a second before they are reported.
+const COUNTED_US: i64 = 1_100_000;
+/// What a gateway feels is logged at once; the death behind it may be seen this much later by another source.
+pub(crate) const SEEN_LATE_US: i64 = 1_000_000;
+
+/// Words about what happened (journal, counters) are dated up to this much later.
+pub(crate) const WORDS_LATE_US: i64 = 1_000_000;
+
+/// One thing that asks for a cause.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Effect<'a> {
+    /// Connections to a TCP address are refused, or would be; or nobody serves a unix path.
+    NothingListens { place: Place<'a>, during: Window },
+    /// Connecting to a unix socket failed in this way.
+    UnixConnect { place: Place<'a>, during: Window, fault: Fault },
+    /// The gateway's timer ended before a connection was there.
+    ConnectTimeout { place: Place<'a>, during: Window },
+    /// A connection that was there was closed or reset before it brought an answer.
+    ConnectionLost { place: Place<'a>, during: Window, reused: Option<bool> },
+    /// A connection was there, and no answer came in time.
+    NoAnswer { place: Place<'a>, during: Window, failed: Said<'a, v1::RequestFailed> },
+    /// A listener's connections are not taken, or its requests not answered.
+    Busy { host: &'a str, listener: &'a Listener, during: Window },
+    /// The gateway had no peer left to ask.
+    NoPeer { gateway: &'a str, failed: Said<'a, v1::RequestFailed>, during: Window },
+    /// The peer itself answered 502, 503 or 504.
+    Relayed { place: Place<'a>, during: Window, failed: Said<'a, v1::RequestFailed> },
+    /// A unit, or a process outside of units, does not run.
+    Down { host: &'a str, unit: &'a str, death: Option<&'a Death>, during: Window },
+    /// This process ended.
+    Ended { host: &'a str, death: &'a Death, during: Window, role: Role },
+    /// The service that should serve the endpoint listens somewhere else.
+    Elsewhere { place: Place<'a>, listener: &'a Listener, during: Window, tie: Tie<'a> },
+    /// Something that no rule speaks about yet.
+    Other { place: Place<'a>, during: Window },
+}
+
+/// What the process that ended was to its service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Main,
+    /// One of a series of main processes that failed.
+    InSeries,
+    Worker,
+}
+
+/// How a listener on another port is tied to the endpoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tie<'a> {
+    /// The unit that listened on the declared port before.
+    SameUnit,
+    /// The gateway declared that port for the same route before.
+    DeclaredBefore(Said<'a, v1::EndpointWithdrawn>),
+    /// It is the only one that no endpoint leads to.
+    OnlyOneLeft,
+}
+
+impl<'a> Effect<'a> {
+    pub(crate) fn during(&self) -> Window {
+        match *self {
+            Self::NothingListens { during, .. }
+            | Self::UnixConnect { during, .. }
+            | Self::ConnectTimeout { during, .. }
+            | Self::ConnectionLost { during, .. }
+            | Self::NoAnswer { during, .. }
+            | Self::Busy { during, .. }
+            | Self::NoPeer { during, .. }
+            | Self::Relayed { during, .. }
+            | Self::Down { during, .. }
+            | Self::Ended { during, .. }
+            | Self::Elsewhere { during, .. }
+            | Self::Other { during, .. } => during,
+        }
+    }
+
+    pub(crate) fn place(&self) -> Option<Place<'a>> {
+        match *self {
+            Self::NothingListens { place, .. }
+            | Self::UnixConnect { place, .. }
+            | Self::ConnectTimeout { place, .. }
+            | Self::ConnectionLost { place, .. }
+            | Self::NoAnswer { place, .. }
+            | Self::Relayed { place, .. }
+            | Self::Elsewhere { place, .. }
+            | Self::Other { place, .. } => Some(place),
+            _ => None,
+        }
+    }
+
+    /// What the gateway's report of failed requests asks for. `None`: it names no peer, and none is needed.
+    pub(crate) fn of_failure(
+        snapshot: &'a Snapshot,
+        gateway: &'a str,
+        failed: Said<'a, v1::RequestFailed>,
+    ) -> Option<Self> {
+        let during = window(failed);
+        let (phase, fault) = (failed.what.phase(), failed.what.fault());
+        if fault == Fault::NoLiveUpstreams {
+            return Some(Self::NoPeer { gateway, failed, during });
+        }
+        let place = snapshot.place(gateway, &failed.what.endpoint, failed.at_us())?;
+        let unix = matches!(place.address, crate::address::Address::Unix(_));
+        Some(match (phase, fault) {
+            (_, Fault::Relayed) => Self::Relayed { place, during, failed },
+            (
+                Phase::Connect | Phase::Unspecified,
+                Fault::Enoent | Fault::Econnrefused | Fault::Eacces | Fault::Eagain,
+            ) if unix => Self::UnixConnect { place, during, fault },
+            (Phase::Connect | Phase::Unspecified, Fault::Econnrefused) => {
+                Self::NothingListens { place, during }
+            }
+            (Phase::Connect, Fault::Timeout) => Self::ConnectTimeout { place, during },
+            (Phase::Header | Phase::Send, Fault::Timeout) => {
+                Self::NoAnswer { place, during, failed }
+            }
+            (
+                Phase::Connect | Phase::Send | Phase::Header | Phase::Body | Phase::Unspecified,
+                Fault::Closed | Fault::Econnreset | Fault::Epipe,
+            ) => Self::ConnectionLost { place, during, reused: failed.what.reused },
+            _ => Self::Other { place, during },
+        })
+    }
+}
+
+/// When the requests of one report failed, on any host's clock.
+pub(crate) fn window(failed: Said<'_, v1::RequestFailed>) -> Window {
+    let tolerance = i64::try_from(failed.seen.tolerance_us).unwrap_or(i64::MAX / 4);
+    let at_us = failed.at_us();
+    // A count is reported when its second is over; the failures lie before.
+    let counted = if failed.what.count > 1 { COUNTED_US } else { 0 };
+    Window {
+        from_us: at_us.saturating_sub(tolerance.saturating_add(counted)),
+        at_us,
+        to_us: at_us.saturating_add(tolerance.saturating_add(SEEN_LATE_US)),
+    }
+}
