@@ -37,6 +37,8 @@ pub(crate) enum Effect<'a> {
     Ended { host: &'a str, death: &'a Death, during: Window, role: Role },
     /// The service that should serve the endpoint listens somewhere else.
     Elsewhere { place: Place<'a>, listener: &'a Listener, during: Window, tie: Tie<'a> },
+    /// A service could not start because its address was in use.
+    PortTaken { host: &'a str, unit: &'a str, during: Window },
     /// Something that no rule speaks about yet.
     Other { place: Place<'a>, during: Window },
 }
@@ -75,6 +77,7 @@ impl<'a> Effect<'a> {
             | Self::Down { during, .. }
             | Self::Ended { during, .. }
             | Self::Elsewhere { during, .. }
+            | Self::PortTaken { during, .. }
             | Self::Other { during, .. } => during,
         }
     }

@@ -1,6 +1,6 @@
 //! The service runs, and does not listen where the gateway connects.
 
-use why502_proto::v1::{EndpointDeclared, EndpointWithdrawn, GatewaySeen};
+use why502_proto::v1::{EndpointDeclared, EndpointWithdrawn, GatewaySeen, UnitLastWords};
 
 use super::Rule;
 use super::owner::{Owner, owner};
@@ -13,6 +13,8 @@ use crate::verdict::{Cause, Confidence, Verdict};
 
 /// Two ports that one service held at once for longer than this are two ports, not one that moved.
 const MOVED_OVERLAP_US: i64 = 1_000_000;
+/// Words of a failed start come within this of it.
+const WORDS_NEAR_US: i64 = 5_000_000;
 /// Programs that listen on most hosts and are nobody's upstream.
 const NOT_UPSTREAMS: [&str; 10] = [
     "sshd",
@@ -61,7 +63,7 @@ pub(super) const RULES: &[Rule] = &[
         looks: "The service fails with \"Address already in use\"; who listens instead is not it.",
         check: "ss -ltnp 'sport = :{port}'",
         fix: "stop {owner} or give it another port, then start {unit}",
-        applies_to: |effect| matches!(effect, Effect::NothingListens { .. }),
+        applies_to: |effect| matches!(effect, Effect::PortTaken { .. }),
         judge: taken_by_other,
     },
     Rule {
@@ -206,41 +208,38 @@ fn wrong_family<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> 
         .explained()
 }
 
+/// Somebody else listens on a port that the service had, or that it names in its last words.
 fn taken_by_other<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
-    let Some(gap) = gap(snapshot, effect) else { return Verdict::NoSign };
-    let Some(owner) = &gap.owner else { return Verdict::NoSign };
-    let in_the_way = |own: &Listener| {
-        own.socket().is_some_and(|s| s.ip().is_loopback() || !s.ip().is_unspecified())
+    let Effect::PortTaken { host, unit, during } = *effect else { return Verdict::NoSign };
+    let until_us = during.to_us.saturating_add(WORDS_NEAR_US);
+    let named = |port: u16| {
+        let port = port.to_string();
+        let is = |line: &String| line.split(|c: char| !c.is_ascii_digit()).any(|word| word == port);
+        snapshot
+            .on::<UnitLastWords>(host)
+            .filter(|words| words.what.unit == unit && words.at_us() <= until_us)
+            .find(|words| words.what.lines.iter().any(is))
     };
-    let found = same_port(snapshot, &gap).find(|l| is_other(&gap, l) && in_the_way(l));
-    let Some(listener) = found else { return Verdict::NoSign };
-    let says = snapshot.on::<why502_proto::v1::AppServerEvent>(gap.host).find(|said| {
-        said.what.unit == owner.unit
-            && said.what.event() == why502_proto::v1::AppEvent::AddressInUse
-            && said.at_us() <= gap.during.to_us
+    let had = |port: u16| {
+        let mut own = snapshot.listeners(host).iter().filter(|l| l.unit == unit);
+        own.any(|l| l.socket().is_some_and(|socket| socket.port() == port))
+    };
+    let taken = snapshot.listeners(host).iter().find_map(|l| {
+        let port = l.socket()?.port();
+        let other = l.netns == 0 && l.unit != unit && l.open_at(during.at_us);
+        let words = named(port);
+        (other && (words.is_some() || had(port))).then_some((l, port, words))
     });
-    let words = snapshot.on::<why502_proto::v1::UnitLastWords>(gap.host).find(|words| {
-        words.what.unit == owner.unit
-            && words.at_us() <= gap.during.to_us
-            && words.what.lines.iter().any(|l| l.to_ascii_lowercase().contains("already in use"))
-    });
-    if says.is_none() && words.is_none() {
-        return Verdict::NoSign;
-    }
-    let what = format!(
-        "{} has taken {} on {}, and {} cannot start",
-        listener.owner(),
-        listener.address,
-        gap.host,
-        owner.unit
-    );
-    Cause::new(gap.host, listener.from_us.max(0), Confidence::Proven, what)
+    let Some((listener, port, words)) = taken else { return Verdict::NoSign };
+    let owner = listener.owner();
+    let what =
+        format!("{owner} has taken {} on {host}, and {unit} cannot bind it", listener.address);
+    Cause::new(host, listener.from_us.max(0), Confidence::Proven, what)
         .because(listener.opened(snapshot))
-        .because(says.map(|said| said.seen))
         .because(words.map(|words| words.seen))
-        .name("owner", listener.owner())
-        .name("unit", owner.unit)
-        .name("port", gap.place.address.port().to_string())
+        .name("owner", owner)
+        .name("unit", unit)
+        .name("port", port.to_string())
         .explained()
 }
 

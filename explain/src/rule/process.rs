@@ -161,6 +161,14 @@ fn not_running<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
         }
     };
     let Some(owner) = owner(snapshot, host, place.address, during) else {
+        let port = place.address.port();
+        let elsewhere = snapshot.listeners(host).iter().any(|l| {
+            l.open_at(during.at_us) && l.socket().is_some_and(|socket| socket.port() == port)
+        });
+        // Somebody serves that port, only not there: see the listener causes.
+        if elsewhere && port != 0 {
+            return Verdict::NoSign;
+        }
         return never_seen(host, place.address.short(), proof, during);
     };
     if let (Err(blind), None) = (&proof, owner.death) {

@@ -206,6 +206,8 @@ fn exec_step(status: u32) -> Option<&'static str> {
 struct Reason<'a> {
     text: String,
     facts: Vec<&'a Seen>,
+    /// Its address was in use.
+    taken: bool,
 }
 
 /// `process.start_failed`
@@ -219,7 +221,6 @@ pub(super) fn start_failed<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> V
         return Verdict::NoSign;
     }
     let during = effect.during();
-    let at_us = death.map_or(during.at_us, |death| death.at_us);
     if death.is_some_and(|death| snapshot.planned(host, death).is_some_and(not_restart)) {
         return Verdict::NoSign;
     }
@@ -240,10 +241,11 @@ pub(super) fn start_failed<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> V
         let why = Reason {
             text: format!("it exited with status {status} after {lived}"),
             facts: Vec::new(),
+            taken: false,
         };
-        return failed(snapshot, host, unit, Some(death), at_us, why);
+        return failed(snapshot, (host, unit), Some(death), during, why);
     };
-    failed(snapshot, host, unit, death, at_us, reason)
+    failed(snapshot, (host, unit), death, during, reason)
 }
 
 fn not_restart(planned: Planned<'_>) -> bool {
@@ -252,12 +254,12 @@ fn not_restart(planned: Planned<'_>) -> bool {
 
 fn failed<'a>(
     snapshot: &'a Snapshot,
-    host: &str,
-    unit: &str,
+    (host, unit): (&'a str, &'a str),
     death: Option<&'a Death>,
-    at_us: i64,
+    during: Window,
     reason: Reason<'a>,
 ) -> Verdict<'a> {
+    let at_us = death.map_or(during.at_us, |death| death.at_us);
     let words = death.and_then(|death| last_words(snapshot, host, unit, death));
     let what = format!("{unit} on {host} cannot start: {}", reason.text);
     let text = format!("{what} ({}).{}", clock(at_us), words.map(|w| quote(w)).unwrap_or_default());
@@ -270,14 +272,17 @@ fn failed<'a>(
     if cause.evidence.is_empty() {
         cause.confidence = Confidence::Likely;
     }
+    if reason.taken {
+        cause = cause.next(Effect::PortTaken { host, unit, during });
+    }
     cause.explained()
 }
 
 /// systemd killed it because it did not become ready in time.
 fn timed_out<'a>(
     snapshot: &'a Snapshot,
-    host: &str,
-    unit: &str,
+    host: &'a str,
+    unit: &'a str,
     death: Option<&'a Death>,
     during: Window,
 ) -> Verdict<'a> {
@@ -290,7 +295,13 @@ fn timed_out<'a>(
         return Verdict::NoSign;
     }
     let text = "it was not ready within TimeoutStartSec=".to_owned();
-    failed(snapshot, host, unit, death, job.at_us(), Reason { text, facts: vec![job.seen] })
+    failed(
+        snapshot,
+        (host, unit),
+        death,
+        during,
+        Reason { text, facts: vec![job.seen], taken: false },
+    )
 }
 
 fn reason<'a>(
@@ -310,10 +321,10 @@ fn reason<'a>(
     if let Some(spawn) = spawn.last() {
         let text =
             format!("{} of {}: {}", spawn.what.step, spawn.what.executable, spawn.what.error);
-        return Some(Reason { text, facts: vec![spawn.seen] });
+        return Some(Reason { text, facts: vec![spawn.seen], taken: false });
     }
     if let Some(step) = death.and_then(|death| death.status).and_then(exec_step) {
-        return Some(Reason { text: step.to_owned(), facts: Vec::new() });
+        return Some(Reason { text: step.to_owned(), facts: Vec::new(), taken: false });
     }
     let app = snapshot.on::<AppServerEvent>(host).filter(|said| {
         let ours = said.what.unit == unit && near(said.at_us());
@@ -321,12 +332,13 @@ fn reason<'a>(
     });
     if let Some(said) = app.last() {
         let text = format!("{} says \"{}\"", said.what.server, said.what.text);
-        return Some(Reason { text, facts: vec![said.seen] });
+        let taken = said.what.event() == AppEvent::AddressInUse || in_use(&said.what.text);
+        return Some(Reason { text, facts: vec![said.seen], taken });
     }
     if let Some(words) = death.and_then(|death| last_words(snapshot, host, unit, death))
         && let Some(line) = words.what.lines.iter().find(|line| in_use(line))
     {
-        return Some(Reason { text: format!("\"{line}\""), facts: vec![words.seen] });
+        return Some(Reason { text: format!("\"{line}\""), facts: vec![words.seen], taken: true });
     }
     if death.is_some() {
         return None;
@@ -349,7 +361,11 @@ fn never_ran<'a>(
     let state = snapshot.unit_state(host, unit, during.to_us)?;
     let load = state.what.load.as_str();
     if matches!(load, "not-found" | "error" | "bad-setting") {
-        return Some(Reason { text: format!("its unit file is {load}"), facts: vec![state.seen] });
+        return Some(Reason {
+            text: format!("its unit file is {load}"),
+            facts: vec![state.seen],
+            taken: false,
+        });
     }
     let job = snapshot
         .on::<UnitStartFailed>(host)
@@ -360,5 +376,5 @@ fn never_ran<'a>(
         "timeout" => "it was not ready within TimeoutStartSec=".to_owned(),
         result => format!("its start job ended with \"{result}\""),
     };
-    Some(Reason { text, facts: vec![job.seen, state.seen] })
+    Some(Reason { text, facts: vec![job.seen, state.seen], taken: false })
 }

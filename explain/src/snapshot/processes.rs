@@ -214,16 +214,17 @@ fn unit_exit(
         near(death)
             && death.unit == unit
             && death.agrees(status, signal)
-            && match pid {
-                Some(pid) => death.pid == pid || (death.pid == 0 && death.main),
-                None => death.main || death.pid == 0,
-            }
+            && (death.main || death.pid == 0 || pid == Some(death.pid))
     };
     if let Some(known) = deaths.iter_mut().rev().find(same) {
         known.facts.push(at);
         known.main = true;
         known.status = known.status.or(status);
         known.signal = known.signal.or(signal);
+        return;
+    }
+    // A state may skip a short process: then it names the old pid with the end of another, and tells nothing new.
+    if pid.is_some_and(|pid| deaths.iter().any(|death| near(death) && death.pid == pid)) {
         return;
     }
     // Control processes (ExecStartPre=) end well without the unit ending: such a report stands alone only if it failed.

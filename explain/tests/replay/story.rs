@@ -44,7 +44,8 @@ impl Story {
         let mut facts = Vec::new();
         for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
             let fact: FactLine = line.parse().unwrap_or_else(|error| panic!("{line}: {error}"));
-            assert_eq!(fact.to_string(), line, "the text form must survive a round trip");
+            let again: FactLine = fact.to_string().parse().unwrap();
+            assert_eq!(again, fact, "the text form must survive a round trip");
             let at_us = T_US + fact.offset_us;
             facts.push(Seen {
                 id: FactId {
