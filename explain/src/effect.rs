@@ -109,6 +109,11 @@ impl<'a> Effect<'a> {
         }
         let place = snapshot.place(gateway, &failed.what.endpoint, failed.at_us())?;
         let unix = matches!(place.address, crate::address::Address::Unix(_));
+        let refused = matches!(fault, Fault::Econnrefused | Fault::Enoent);
+        let during = match place.host() {
+            Some(host) if refused => snapshot.uncovered(host, place.address, during),
+            _ => during,
+        };
         Some(match (phase, fault) {
             (_, Fault::Relayed) => Self::Relayed { place, during, failed },
             (

@@ -235,7 +235,10 @@ fn unit_gone<'a>(
     short: String,
 ) -> Verdict<'a> {
     let unit = owner.unit;
+    let before = || snapshot.main_deaths(host, unit, during.at_us).next_back().or(owner.death);
     let (death, state) = match snapshot.run(host, unit, during.at_us, during.to_us) {
+        // It has only just begun again, and a start takes its time: what ended it before is the question.
+        Run::Up { since_us, .. } if just_began(before(), since_us, during) => (before(), None),
         Run::Up { proof, pid, .. } => {
             return Verdict::RuledOut {
                 by: vec![proof],
@@ -270,6 +273,12 @@ fn unit_gone<'a>(
         ));
     }
     cause.explained()
+}
+
+fn just_began(before: Option<&Death>, since_us: i64, during: Window) -> bool {
+    let up_us = during.at_us.saturating_sub(since_us);
+    let gone = before.is_some_and(|death| since_us.saturating_sub(death.at_us) <= STARTING_MAX_US);
+    up_us < STARTING_NORMAL_US && gone
 }
 
 /// Words and next question for a unit that does not run.
@@ -649,12 +658,12 @@ fn starting_slow<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a>
         .text(format!("{what}: it runs since {}.", clock(since_us)))
         .because([proof, gap])
         .name("unit", unit);
+    if just_began(before, since_us, during) {
+        return Verdict::NoSign;
+    }
     let planned = before.and_then(|death| snapshot.planned(host, death));
     match (before, planned) {
         (Some(death), None) if since_us - death.at_us <= STARTING_MAX_US && death.abnormal() => {
-            cause.next(Effect::Down { host, unit, death: Some(death), during }).explained()
-        }
-        (Some(death), Some(Planned::Restart(_))) if up_us < STARTING_NORMAL_US => {
             cause.next(Effect::Down { host, unit, death: Some(death), during }).explained()
         }
         _ => cause.explained(),

@@ -114,11 +114,7 @@ fn restart_loop<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> 
         return Verdict::NoSign;
     }
     let series = snapshot.series(host, unit, during.to_us);
-    let failures: Vec<&Death> = series
-        .iter()
-        .copied()
-        .filter(|death| death.abnormal() && snapshot.planned(host, death).is_none())
-        .collect();
+    let failures = failures(snapshot, host, unit, during);
     let (Some(first), Some(last)) = (failures.first().copied(), failures.last()) else {
         return Verdict::NoSign;
     };
@@ -151,6 +147,13 @@ fn restart_loop<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> 
         .name("time", clock(first.at_us))
         .next(Effect::Ended { host, death: first, during, role: Role::InSeries })
         .explained()
+}
+
+/// Main processes of the series that ended badly, and not by order.
+fn failures<'a>(snapshot: &'a Snapshot, host: &str, unit: &str, during: Window) -> Vec<&'a Death> {
+    let series = snapshot.series(host, unit, during.to_us);
+    let failed = |death: &&Death| death.abnormal() && snapshot.planned(host, death).is_none();
+    series.into_iter().filter(failed).collect()
 }
 
 fn how_each(series: &[&Death]) -> String {
@@ -230,6 +233,10 @@ pub(super) fn start_failed<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> V
     let Some(reason) = reason(snapshot, host, unit, death, during) else {
         // Somebody who reads the unit's log may know; we only know that it ended at once.
         let Some(death) = death.filter(|_| role != Role::InSeries) else { return Verdict::NoSign };
+        // More than one failure is a loop's matter.
+        if failures(snapshot, host, unit, during).len() >= LOOP_DEATHS_MIN {
+            return Verdict::NoSign;
+        }
         let short = death.lifetime_ms.is_some_and(|ms| ms < SHORT_LIFE_MS);
         let Some(status) = death.status.filter(|status| *status != 0 && short) else {
             return Verdict::NoSign;

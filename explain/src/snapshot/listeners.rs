@@ -100,6 +100,24 @@ pub(crate) enum Listening<'a> {
 }
 
 impl Snapshot {
+    /// The window, its moment moved to one at which nobody listened, if there is any: failures that are counted for a
+    /// second lie before their report, and a socket's end may be seen after it.
+    pub(crate) fn uncovered(&self, host: &str, address: Address<'_>, during: Window) -> Window {
+        let taking = || self.listeners(host).iter().filter(|l| l.takes(address));
+        let free = |at_us: &i64| !taking().any(|l| l.open_at(*at_us));
+        let before = taking()
+            .map(|l| l.from_us.saturating_sub(1))
+            .filter(|us| during.from_us <= *us && *us <= during.at_us);
+        let after =
+            taking().map(|l| l.to_us).filter(|us| during.at_us <= *us && *us <= during.to_us);
+        let at_us = [during.at_us]
+            .into_iter()
+            .find(free)
+            .or_else(|| before.filter(free).max())
+            .or_else(|| after.filter(free).min());
+        Window { at_us: at_us.unwrap_or(during.at_us), ..during }
+    }
+
     /// Whether anybody listened for `address` on `host` all through the window.
     pub(crate) fn listening<'a>(
         &'a self,
