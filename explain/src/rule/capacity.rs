@@ -31,9 +31,7 @@ pub(super) const RULES: &[Rule] = &[
                 ListenOverflows counts them.",
         check: "ss -ltn 'sport = :{port}'; nstat -az TcpExtListenOverflows",
         fix: "let {owner} accept faster (more workers); only then raise its backlog and net.core.somaxconn above {limit}",
-        applies_to: |effect| {
-            matches!(effect, Effect::ConnectTimeout { .. } | Effect::NoAnswer { .. })
-        },
+        applies_to: |effect| matches!(effect, Effect::ConnectTimeout { .. }),
         judge: overflow,
     },
 ];
@@ -130,10 +128,14 @@ fn saturated<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
     let during = effect.during();
     let said = says_saturated(snapshot, host, &listener.unit, during);
     let queue = queue(snapshot, host, listener, during.from_us, during.to_us);
+    // A full queue is what is to be explained there: it is no evidence for its own cause.
+    if said.is_none() && matches!(effect, Effect::Busy { .. }) {
+        return Verdict::NoSign;
+    }
     if said.is_none() && queue.waiting.is_none() {
+        // That the server says nothing proves nothing: php-fpm with pm = static never does.
         let told = format!("whether requests wait at {}", listener.address);
-        let missing =
-            snapshot.first_blind(host, &[Source::Listener, Source::Journal], during.at_us, &told);
+        let missing = snapshot.first_blind(host, &[Source::Listener], during.at_us, &told);
         return missing
             .map_or(Verdict::NoSign, |blind| Verdict::Undecided { missing: vec![blind] });
     }
@@ -173,8 +175,8 @@ fn saturated<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
         .explained()
 }
 
-/// A process that stands still does not work: it is not saturated.
-fn stands_still<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> bool {
+/// A process that stands still does not work: it is neither saturated nor slow.
+pub(super) fn stands_still<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> bool {
     super::catalog()
         .filter(|rule| rule.id.starts_with("process.hung."))
         .any(|rule| matches!((rule.judge)(snapshot, effect), Verdict::Explained(_)))
@@ -193,10 +195,7 @@ fn overflow<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
         return Verdict::NoSign;
     }
     let during = effect.during();
-    let began_us = match effect {
-        Effect::ConnectTimeout { .. } => during.from_us - CONNECT_BEGAN_US,
-        _ => during.from_us,
-    };
+    let began_us = during.from_us - CONNECT_BEGAN_US;
     let queue = queue(snapshot, host, listener, began_us, during.to_us);
     let drops: Vec<Said<'a, AcceptOverflow>> = snapshot
         .on::<AcceptOverflow>(host)

@@ -63,6 +63,9 @@ fn unseen(host: &str, text: String) -> Verdict<'static> {
 fn reject<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
     let Effect::NothingListens { place, during } = *effect else { return Verdict::NoSign };
     let Some(host) = place.host() else { return Verdict::NoSign };
+    if place.address.tcp().is_none() {
+        return Verdict::NoSign;
+    }
     match snapshot.listening(host, place.address, during) {
         Listening::Covered(listener) => {
             let owner = listener.owner();

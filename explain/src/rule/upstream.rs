@@ -64,6 +64,9 @@ fn slow_app<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
             ),
         };
     }
+    if super::capacity::stands_still(snapshot, effect) {
+        return Verdict::NoSign;
+    }
     let owner = listener.owner();
     let timeout = timeout_ms(snapshot, effect);
     let limit = timeout.map_or_else(|| "its timeout".to_owned(), duration_ms);
