@@ -39,6 +39,17 @@ impl Moment {
     }
 }
 
+/// How far CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC, in microseconds: the time that the host was suspended. What
+/// systemd and the journal call monotonic is turned into boot time by adding it.
+pub fn suspended_us() -> u64 {
+    let (boot, monotonic) = (clock_gettime(ClockId::Boottime), clock_gettime(ClockId::Monotonic));
+    let us = (boot.tv_sec - monotonic.tv_sec)
+        .saturating_mul(1_000_000)
+        .saturating_add((boot.tv_nsec - monotonic.tv_nsec) / 1000);
+    // The two reads are not at one moment: below a millisecond the host has not slept.
+    u64::try_from(us).ok().filter(|us| *us >= 1000).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::Moment;

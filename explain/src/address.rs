@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Where connections go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Address<'a> {
+pub enum Address<'a> {
+    /// IP address and port; an IPv4 address in IPv6 clothes is IPv4.
     Tcp(SocketAddr),
     /// With its "unix:".
     Unix(&'a str),
@@ -13,7 +14,8 @@ pub(crate) enum Address<'a> {
 }
 
 impl<'a> Address<'a> {
-    pub(crate) fn parse(text: &'a str) -> Option<Self> {
+    /// `None`: there is nothing to parse.
+    pub fn parse(text: &'a str) -> Option<Self> {
         if text.is_empty() {
             return None;
         }
@@ -28,6 +30,14 @@ impl<'a> Address<'a> {
                 Some(Self::Name(name, port.parse().unwrap_or(0)))
             }
             _ => Some(Self::Name(text, 0)),
+        }
+    }
+
+    /// Whether a socket that listens on `self` takes connections to `wanted`. See ipv6(7) for `v6_only`.
+    pub fn covers(&self, wanted: &Address<'_>, v6_only: bool) -> bool {
+        match (self, wanted) {
+            (Self::Tcp(own), Address::Tcp(wanted)) => covers(*own, v6_only, *wanted),
+            (own, wanted) => own == wanted,
         }
     }
 

@@ -134,22 +134,18 @@ fn extend<'a>(
             open |= undecided;
         }
     }
-    // A cause that is better than possible decides; what else could not be seen is then only mentioned.
+    // A cause that is better than possible decides; what else could not be seen is then only mentioned. Without one the
+    // link is the root itself, unless somebody who did not see could have told.
     let decided = deeper.iter().any(|path: &Path<'_>| path.confidence() > Confidence::Possible);
-    if deeper.is_empty() {
-        return vec![Path { steps: vec![step], open }];
-    }
+    let mut paths = Vec::new();
     if !decided {
-        open = true;
+        paths.push(Path { steps: vec![step.clone()], open });
     }
-    deeper
-        .into_iter()
-        .map(|path| {
-            let mut steps = vec![step.clone()];
-            steps.extend(path.steps);
-            Path { steps, open: path.open || (open && !decided) }
-        })
-        .collect()
+    for path in deeper {
+        let steps = std::iter::once(step.clone()).chain(path.steps).collect();
+        paths.push(Path { steps, open: path.open });
+    }
+    paths
 }
 
 fn note(missing: &mut Vec<(Blind, Vec<&'static str>)>, blind: Blind, cause: &'static str) {

@@ -16,8 +16,9 @@ mod verdict;
 
 use std::collections::BTreeSet;
 
+pub use address::Address;
 pub use rule::{Rule, catalog};
-pub use snapshot::{Seen, Snapshot};
+pub use snapshot::{Seen, Sight, Snapshot};
 use why502_proto::v1::{Explanation, RequestFailed};
 
 use answer::Asked;

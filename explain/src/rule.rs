@@ -26,7 +26,7 @@ pub struct Rule {
     /// One line, without full stop.
     pub summary: &'static str,
     /// What it looks like, and what separates it from what looks like it.
-    pub looks: &'static str,
+    pub doc: &'static str,
     /// One command that shows whether it is so; `{unit}` and the like stand for what the facts name.
     pub check: &'static str,
     /// What to do about it.

@@ -12,13 +12,14 @@ mod units;
 
 use std::collections::BTreeMap;
 
-use why502_proto::{FactId, Kind};
+use why502_proto::{Entity, FactId, Kind};
 
 pub(crate) use kinds::{FactKind, Said};
 pub(crate) use listeners::{Listener, Listening};
 pub(crate) use places::{Located, Place};
 pub(crate) use processes::{Death, SIGABRT, SIGKILL, SIGTERM, signal_name};
-pub(crate) use sight::Sight;
+pub use sight::Sight;
+pub(crate) use sight::blind_since;
 pub(crate) use units::{Planned, Run};
 
 /// A fact, where and when.
@@ -95,8 +96,38 @@ impl Snapshot {
     }
 
     /// Names of all hosts that anything is known of.
-    pub(crate) fn hosts(&self) -> impl Iterator<Item = &str> {
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
         self.hosts.keys().map(String::as_str)
+    }
+
+    /// The fact that held at `at_us` for every entity of a host whose name begins with `about`. Entities that had ended
+    /// are left out. Slow: rules ask for kinds instead.
+    pub fn states<'a>(
+        &'a self,
+        host: &str,
+        about: &str,
+        at_us: i64,
+    ) -> impl Iterator<Item = &'a Seen> + use<'a> {
+        let mut held: BTreeMap<String, &'a Seen> = BTreeMap::new();
+        let mut all: Vec<&'a Seen> =
+            self.facts.iter().filter(|fact| host_of(fact) == host && fact.at_us <= at_us).collect();
+        let boots = boots_of(&self.facts);
+        all.sort_by_key(|fact| {
+            let boot = boots.get(&(host_of(fact), fact.id.boot.as_str())).copied();
+            (boot, &fact.id.boot, fact.boottime_us, fact.id.seq)
+        });
+        for fact in all {
+            let Some(entity) = Entity::of(&fact.kind) else { continue };
+            if entity.name.split(' ').next() != Some(about) {
+                continue;
+            }
+            if entity.ends {
+                held.remove(&entity.name);
+            } else {
+                held.insert(entity.name, fact);
+            }
+        }
+        held.into_values()
     }
 
     /// The snapshot's own copy of a host's name.
@@ -143,10 +174,19 @@ fn host_of(fact: &Seen) -> &str {
     }
 }
 
+/// When each boot of each host was first heard of.
+fn boots_of(facts: &[Seen]) -> BTreeMap<(&str, &str), i64> {
+    let mut boots: BTreeMap<(&str, &str), i64> = BTreeMap::new();
+    for fact in facts {
+        let first = boots.entry((host_of(fact), &fact.id.boot)).or_insert(fact.at_us);
+        *first = (*first).min(fact.at_us);
+    }
+    boots
+}
+
 fn index(facts: &[Seen]) -> BTreeMap<String, HostIndex> {
     let mut hosts: BTreeMap<String, HostIndex> = BTreeMap::new();
-    // Boots of a host stand in the order in which they were first heard of.
-    let mut boots: BTreeMap<(&str, &str), i64> = BTreeMap::new();
+    let boots = boots_of(facts);
     for (at, fact) in facts.iter().enumerate() {
         let host = host_of(fact);
         if !hosts.contains_key(host) {
@@ -155,8 +195,6 @@ fn index(facts: &[Seen]) -> BTreeMap<String, HostIndex> {
         let Some(index) = hosts.get_mut(host) else { continue };
         index.agent |= !matches!(fact.kind, Kind::AgentSilent(_));
         index.by_kind.entry(kinds::tag(&fact.kind)).or_default().push(at);
-        let first = boots.entry((host, &fact.id.boot)).or_insert(fact.at_us);
-        *first = (*first).min(fact.at_us);
     }
     for (host, index) in &mut hosts {
         for list in index.by_kind.values_mut() {

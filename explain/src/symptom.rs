@@ -60,6 +60,7 @@ impl<'a> Names<'a> {
         if failed.fault() == Fault::NoLiveUpstreams {
             return question.endpoint.is_empty()
                 || failed.upstream.is_empty()
+                || self.upstreams.is_empty()
                 || self.upstreams.contains(failed.upstream.as_str());
         }
         self.names.contains(failed.endpoint.as_str())

@@ -1,10 +1,11 @@
 //! What a rule concluded. Evidence is borrowed from the snapshot, so a rule cannot cite what was not observed.
 
+use why502_proto::Kind;
 use why502_proto::v1::Source;
 
 use crate::Seen;
 use crate::effect::Effect;
-use crate::snapshot::{Sight, Snapshot};
+use crate::snapshot::{Sight, Snapshot, blind_since};
 
 /// How sure a link is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -140,20 +141,35 @@ pub(crate) fn source_name(source: Source) -> &'static str {
 
 /// What stands for a source that did not see; `told`: what it would have told.
 pub(crate) fn blind(host: &str, source: Source, sight: Sight<'_>, told: &str) -> Blind {
-    let (name, since_us, why) = match sight {
-        Sight::NoAgent => ("agent", None, "there is no agent on this host".to_owned()),
-        Sight::Blind { since_us, reason: "", .. } => {
-            (source_name(source), since_us, "this source has not said that it sees".to_owned())
-        }
-        Sight::Blind { since_us, reason, grant: "" } => {
-            (source_name(source), since_us, reason.to_owned())
-        }
-        Sight::Blind { since_us, reason, grant } => {
-            (source_name(source), since_us, format!("{reason}; to mend it: {grant}"))
-        }
-        Sight::Seeing(_) => (source_name(source), None, "it sees, and has not told yet".to_owned()),
+    let name = if sight == Sight::NoAgent { "agent" } else { source_name(source) };
+    let (since_us, why) = match sight {
+        Sight::NoAgent => (None, "there is no agent on this host".to_owned()),
+        Sight::Unknown => (None, "this source has not said that it sees".to_owned()),
+        Sight::Seeing(_) => (None, "it sees, and has not told yet".to_owned()),
+        Sight::Blind(fact) => why_blind(fact),
     };
     Blind { host: host.to_owned(), source: name, since_us, text: format!("{told}: {why}") }
+}
+
+/// Since when, and why, by the fact that says so.
+fn why_blind(fact: &Seen) -> (Option<i64>, String) {
+    let (since_us, why) = match &fact.kind {
+        Kind::SourceBlinded(blinded) => {
+            let mend = if blinded.grant.is_empty() {
+                String::new()
+            } else {
+                format!("; to mend it: {}", blinded.grant)
+            };
+            (blind_since(fact, blinded), format!("{}{mend}", blinded.reason))
+        }
+        Kind::AgentSilent(_) => (fact.at_us, "nothing was heard from its agent since".to_owned()),
+        Kind::AgentStopped(_) => (
+            fact.at_us,
+            "the agent was stopped; to mend it: systemctl start why502-agent".to_owned(),
+        ),
+        _ => (fact.at_us, "facts were lost at a bound".to_owned()),
+    };
+    (Some(since_us), why)
 }
 
 impl Snapshot {

@@ -17,7 +17,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "workers.saturated",
         summary: "all workers are busy, and requests wait in the accept queue",
-        looks: "Slow, then 504: the connection is taken by the kernel and nobody reads it. php-fpm says max_children \
+        doc: "Slow, then 504: the connection is taken by the kernel and nobody reads it. php-fpm says max_children \
                 (never with pm = static), uWSGI that its listen queue is full. A queue that moves is only load.",
         check: "ss -ltn 'sport = :{port}'",
         fix: "add workers to {unit} (as many as its memory allows), or find what keeps them busy",
@@ -27,7 +27,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "accept_queue.overflow",
         summary: "the accept queue is full, and the kernel drops new connections",
-        looks: "Connect timeouts (504 or 503), or steps of 1, 3 and 7 s: a full TCP queue drops SYNs, it does not refuse. \
+        doc: "Connect timeouts (504 or 503), or steps of 1, 3 and 7 s: a full TCP queue drops SYNs, it does not refuse. \
                 ListenOverflows counts them.",
         check: "ss -ltn 'sport = :{port}'; nstat -az TcpExtListenOverflows",
         fix: "let {owner} accept faster (more workers); only then raise its backlog and net.core.somaxconn above {limit}",

@@ -17,7 +17,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "gateway.upstream_port_mismatch",
         summary: "the gateway connects to a port on which its service does not listen",
-        looks: "Refused at once; the service runs and listens on another port.",
+        doc: "Refused at once; the service runs and listens on another port.",
         check: "ss -ltnp 'sport = :{port}'",
         fix: "change {endpoint} to port {port} in the gateway's configuration{place}, or let {owner} listen on {short}",
         applies_to: |effect| matches!(effect, Effect::Elsewhere { .. }),
@@ -26,7 +26,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "gateway.no_live_upstreams",
         summary: "the gateway has no peer left to ask",
-        looks: "\"no live upstreams\": all peers failed shortly before, are marked down or are at max_conns. What made \
+        doc: "\"no live upstreams\": all peers failed shortly before, are marked down or are at max_conns. What made \
                 them fail is the cause; alone this is a symptom.",
         check: "grep -rn 'server ' /etc/nginx",
         fix: "mend the peers of {upstream}, or take `down` off them",

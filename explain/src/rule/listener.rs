@@ -33,7 +33,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "listener.bound_to_loopback",
         summary: "the service listens on loopback only, and the gateway comes from outside",
-        looks: "Refused at once, while a request on the host itself succeeds.",
+        doc: "Refused at once, while a request on the host itself succeeds.",
         check: "ss -ltn 'sport = :{port}'",
         fix: "let {owner} listen on {address} (or 0.0.0.0, with a firewall) instead of {bound}",
         applies_to: |effect| matches!(effect, Effect::NothingListens { .. }),
@@ -42,7 +42,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "listener.wrong_interface",
         summary: "the service listens on another address of the host",
-        looks: "Refused at once; the port is right, the address is not.",
+        doc: "Refused at once; the port is right, the address is not.",
         check: "ss -ltn 'sport = :{port}'",
         fix: "let {owner} listen on {address}, or let the gateway connect to {bound}",
         applies_to: |effect| matches!(effect, Effect::NothingListens { .. }),
@@ -51,7 +51,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "listener.wrong_family",
         summary: "the service listens on IPv4 and the gateway connects over IPv6, or the other way round",
-        looks: "`localhost` is both ::1 and 127.0.0.1: one of two attempts is refused.",
+        doc: "`localhost` is both ::1 and 127.0.0.1: one of two attempts is refused.",
         check: "ss -ltn 'sport = :{port}'; getent ahosts {name}",
         fix: "name the address that is listened on ({bound}) in the gateway's configuration, or listen on both families",
         applies_to: |effect| matches!(effect, Effect::NothingListens { .. }),
@@ -60,7 +60,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "listener.taken_by_other",
         summary: "another program has taken the port",
-        looks: "The service fails with \"Address already in use\"; who listens instead is not it.",
+        doc: "The service fails with \"Address already in use\"; who listens instead is not it.",
         check: "ss -ltnp 'sport = :{port}'",
         fix: "stop {owner} or give it another port, then start {unit}",
         applies_to: |effect| matches!(effect, Effect::PortTaken { .. }),
@@ -69,7 +69,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "listener.wrong_netns",
         summary: "the service listens inside another network namespace whose port is not published",
-        looks: "Refused, although a container listens on that very port.",
+        doc: "Refused, although a container listens on that very port.",
         check: "lsns -t net; ss -ltnp 'sport = :{port}'",
         fix: "publish port {port} of the container, or restart what forwards it",
         applies_to: |effect| matches!(effect, Effect::NothingListens { .. }),
@@ -78,7 +78,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "listener.absent_port",
         summary: "the service runs, but does not listen on that port",
-        looks: "Refused at once although the unit is active; it listens elsewhere or nowhere.",
+        doc: "Refused at once although the unit is active; it listens elsewhere or nowhere.",
         check: "ss -ltnp",
         fix: "look at the port that {unit} is configured for; it {listens}",
         applies_to: |effect| matches!(effect, Effect::NothingListens { .. }),

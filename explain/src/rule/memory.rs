@@ -18,7 +18,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "process.oom_killed.cgroup",
         summary: "the kernel killed the process because its cgroup reached its memory limit",
-        looks: "Requests in flight are closed or reset, then connections are refused until the service is back. \
+        doc: "Requests in flight are closed or reset, then connections are refused until the service is back. \
                 The process ends by SIGKILL (137), as with kill -9: only the kernel's line or the oom_kill \
                 counter of its own unit tells them apart. The limit may be that of a slice above the unit.",
         check: "systemctl show -p MemoryMax,MemoryPeak,Result,NRestarts {unit}",
@@ -29,7 +29,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "process.oom_killed.global",
         summary: "the kernel killed the process because the host had no memory left",
-        looks: "As with a cgroup limit, but the victim need not be the one that used the memory.",
+        doc: "As with a cgroup limit, but the victim need not be the one that used the memory.",
         check: "journalctl -k -g 'Out of memory|oom-kill'",
         fix: "find what uses the memory of {host} (the kernel's line lists all processes), limit it or add memory; \
               OOMScoreAdjust= decides who is spared",
@@ -39,7 +39,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "process.oom_killed.oomd",
         summary: "systemd-oomd, or another killer in user space, killed the unit for memory pressure",
-        looks: "SIGKILL without any OOM line of the kernel; systemd-oomd's own message names the unit.",
+        doc: "SIGKILL without any OOM line of the kernel; systemd-oomd's own message names the unit.",
         check: "journalctl -u systemd-oomd -g {unit}",
         fix: "lower the memory use of {unit}, or change ManagedOOMMemoryPressure= and its limit for it",
         applies_to: is_end,
@@ -48,7 +48,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "memory.pressure",
         summary: "the service waits for memory more than it works",
-        looks: "Everything gets slow at once, then timeouts, often an OOM kill at the end. The stall shows in \
+        doc: "Everything gets slow at once, then timeouts, often an OOM kill at the end. The stall shows in \
                 memory.pressure of the cgroup or of the host.",
         check: "systemctl show -p MemoryCurrent,MemoryHigh,MemoryMax {unit}; cat /proc/pressure/memory",
         fix: "give {unit} more memory (MemoryHigh=, MemoryMax=, or the host itself), or run fewer workers",

@@ -13,7 +13,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "firewall.reject",
         summary: "a firewall rule rejects the connection",
-        looks: "Refused, although a socket listens on that address: a rule with `reject` answers in its place, on the \
+        doc: "Refused, although a socket listens on that address: a rule with `reject` answers in its place, on the \
                 origin, on the gateway or in between.",
         check: "nft list ruleset",
         fix: "allow the gateway's address to {address} in the firewall of {host}",
@@ -23,7 +23,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "firewall.drop.origin",
         summary: "a firewall rule drops the connection",
-        looks: "Connect timeouts while the service listens and its queue is empty.",
+        doc: "Connect timeouts while the service listens and its queue is empty.",
         check: "nft list ruleset",
         fix: "allow the gateway's address to {address} in the firewall of {host}",
         applies_to: |effect| matches!(effect, Effect::ConnectTimeout { .. }),
@@ -32,7 +32,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "keepalive.race",
         summary: "the service closed an idle connection just as the gateway used it again",
-        looks: "Now and then a lost request on a reused connection, mostly POST, and no process ends.",
+        doc: "Now and then a lost request on a reused connection, mostly POST, and no process ends.",
         check: "grep -E 'keepalive|proxy_http_version' -r /etc/nginx",
         fix: "let the service keep idle connections longer than the gateway does",
         applies_to: |effect| matches!(effect, Effect::ConnectionLost { reused: Some(true), .. }),

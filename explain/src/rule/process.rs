@@ -2,7 +2,7 @@
 
 use why502_proto::v1::{
     AppEvent, AppServerEvent, CrashReported, ProcessResumed, ProcessStalled, Source, StallKind,
-    UnitState,
+    UnitState, UnitStopTimedOut, UnitWatchdogTimeout,
 };
 
 use super::Rule;
@@ -31,7 +31,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "process.watchdog_killed",
         summary: "systemd killed the service because it did not answer its watchdog",
-        looks: "Like a crash by SIGABRT (or SIGKILL, with WatchdogSignal=), after WatchdogSec= of silence; \
+        doc: "Like a crash by SIGABRT (or SIGKILL, with WatchdogSignal=), after WatchdogSec= of silence; \
                 systemd says Result=watchdog.",
         check: "systemctl show -p WatchdogUSec,Result {unit}",
         fix: "find what blocks {unit} longer than its WatchdogSec=, or raise it",
@@ -41,7 +41,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "runtime.heap_exhausted",
         summary: "the language runtime's own heap is full (V8, JVM)",
-        looks: "The process aborts (134) or exits while its cgroup is not at its limit; the runtime says so on \
+        doc: "The process aborts (134) or exits while its cgroup is not at its limit; the runtime says so on \
                 stderr. The kernel says nothing.",
         check: "journalctl -u {unit} -g 'heap|OutOfMemory' -n 20",
         fix: "raise the runtime's heap limit (--max-old-space-size, -Xmx) within the memory limit of {unit}, or find \
@@ -52,7 +52,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "process.crashed.signal",
         summary: "the main process crashed",
-        looks: "Requests in flight are closed or reset, then connections are refused until it is back. SIGSEGV and \
+        doc: "Requests in flight are closed or reset, then connections are refused until it is back. SIGSEGV and \
                 its like leave a line of the kernel; abort() leaves none.",
         check: "coredumpctl info {pid}",
         fix: "look at the core of {comm} and at what was deployed last",
@@ -62,7 +62,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "process.killed_external",
         summary: "somebody killed the process: a person, a script, a deploy tool",
-        looks: "Ended by SIGKILL or SIGTERM, while neither the OOM killer nor systemd did it. 137 alone does not tell.",
+        doc: "Ended by SIGKILL or SIGTERM, while neither the OOM killer nor systemd did it. 137 alone does not tell.",
         check: "journalctl --since '{since}' --until '{time}' _COMM=sudo + _COMM=systemctl",
         fix: "find who killed {comm}: sudo, cron and deploy logs of {host} around {time}; an audit rule on kill(2) \
               would name it next time",
@@ -72,7 +72,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "process.start_failed",
         summary: "the service cannot start",
-        looks: "Connections are refused; systemd tells exit status 203/EXEC and the like, or the program says why \
+        doc: "Connections are refused; systemd tells exit status 203/EXEC and the like, or the program says why \
                 itself before it exits.",
         check: "systemctl status {unit}",
         fix: "mend what {unit} says, then: systemctl restart {unit}",
@@ -82,7 +82,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "process.restarting",
         summary: "the service is being restarted, and nobody takes connections meanwhile",
-        looks: "A short gap of refused connections and lost requests, with a restart job at its beginning.",
+        doc: "A short gap of refused connections and lost requests, with a restart job at its beginning.",
         check: "journalctl -u {unit} -n 30",
         fix: "close the gap: socket activation ({socket}) or SO_REUSEPORT handover, and drain before stopping \
               (KillMode=mixed)",
@@ -92,7 +92,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "process.not_running",
         summary: "the service does not run",
-        looks: "Connections are refused at once (or the unix socket is gone), and the unit is inactive or failed. \
+        doc: "Connections are refused at once (or the unix socket is gone), and the unit is inactive or failed. \
                 With an open port the process lives: then see the listener causes.",
         check: "systemctl status {unit}",
         fix: "systemctl start {unit}; systemctl enable {unit} if it is to survive a reboot",
@@ -104,7 +104,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "process.starting_slow",
         summary: "the process is up but does not listen yet",
-        looks: "Connections are refused although the unit is active or activating.",
+        doc: "Connections are refused although the unit is active or activating.",
         check: "systemd-analyze blame; journalctl -u {unit} -n 30",
         fix: "let {unit} report when it is ready (Type=notify) and make deploys wait for it, or shorten what it does \
               before it binds its port",
@@ -114,7 +114,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "process.hung.stopped",
         summary: "the process is stopped: SIGSTOP, a debugger, or a frozen cgroup",
-        looks: "Connections are accepted by the kernel and nobody answers: header timeouts, then connect timeouts once \
+        doc: "Connections are accepted by the kernel and nobody answers: header timeouts, then connect timeouts once \
                 the accept queue is full.",
         check: "grep State /proc/{pid}/status",
         fix: "kill -CONT {pid}, and find who stopped it",
@@ -124,7 +124,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "process.hung.blocked",
         summary: "the process is blocked in the kernel (state D)",
-        looks: "Header timeouts; the process uses no CPU and cannot even be killed: disk or network file system.",
+        doc: "Header timeouts; the process uses no CPU and cannot even be killed: disk or network file system.",
         check: "cat /proc/{pid}/stack",
         fix: "look at the disk or the network file system that pid {pid} waits for",
         applies_to: |effect| matches!(effect, Effect::Busy { .. } | Effect::NoAnswer { .. }),
@@ -416,22 +416,30 @@ fn ended_in_flight<'a>(
 
 fn watchdog_killed<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
     let Some(ended) = ended(effect) else { return Verdict::NoSign };
-    let Some(state) = watchdog(snapshot, ended) else { return Verdict::NoSign };
+    let Some(said) = watchdog(snapshot, ended) else { return Verdict::NoSign };
     let (unit, host) = (&ended.death.unit, ended.host);
     let what = format!("systemd killed {unit} on {host} because its watchdog got no answer");
     Cause::new(host, ended.death.at_us, Confidence::Proven, what.clone())
         .text(format!("{what} at {}.", clock(ended.death.at_us)))
         .because(ended.death.facts(snapshot))
-        .because([state.seen])
+        .because([said])
         .name("unit", unit)
         .explained()
 }
 
-fn watchdog<'a>(snapshot: &'a Snapshot, ended: Ended<'a>) -> Option<Said<'a, UnitState>> {
-    let at_us = ended.death.at_us;
-    snapshot
-        .unit_states(ended.host, &ended.death.unit, at_us + WORDS_NEAR_US)
-        .find(|state| state.at_us() >= at_us - WORDS_NEAR_US && state.what.result == "watchdog")
+/// systemd's own word that its watchdog did it.
+fn watchdog<'a>(snapshot: &'a Snapshot, ended: Ended<'a>) -> Option<&'a Seen> {
+    let (unit, at_us) = (&ended.death.unit, ended.death.at_us);
+    let near = |us: i64| (us - at_us).abs() <= WORDS_NEAR_US;
+    let said = snapshot
+        .on::<UnitWatchdogTimeout>(ended.host)
+        .find(|said| said.what.unit == *unit && near(said.at_us()));
+    let state = || {
+        snapshot
+            .unit_states(ended.host, unit, at_us + WORDS_NEAR_US)
+            .find(|state| near(state.at_us()) && state.what.result == "watchdog")
+    };
+    said.map(|said| said.seen).or_else(|| state().map(|state| state.seen))
 }
 
 fn app_event<'a>(
@@ -480,9 +488,9 @@ fn crashed<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
     let Some(signal) = signal.or(death.signal.filter(|_| death.core)) else {
         return Verdict::NoSign;
     };
-    if let Some(state) = watchdog(snapshot, ended) {
+    if let Some(said) = watchdog(snapshot, ended) {
         let text = "systemd sent the signal itself: its watchdog got no answer.".to_owned();
-        return Verdict::RuledOut { by: vec![state.seen], text };
+        return Verdict::RuledOut { by: vec![said], text };
     }
     if signal == SIGABRT
         && let Some(said) = app_event(snapshot, ended, AppEvent::HeapExhausted)
@@ -586,7 +594,16 @@ fn systemd_did<'a>(snapshot: &'a Snapshot, ended: Ended<'a>) -> Option<&'a Seen>
             Planned::Stopping(state) => state.seen,
         });
     }
+    if let Some(said) = watchdog(snapshot, ended) {
+        return Some(said);
+    }
     let at_us = ended.death.at_us;
+    let timed_out = snapshot.on::<UnitStopTimedOut>(ended.host).find(|said| {
+        said.what.unit == ended.death.unit && (said.at_us() - at_us).abs() <= WORDS_NEAR_US
+    });
+    if let Some(said) = timed_out {
+        return Some(said.seen);
+    }
     snapshot
         .unit_states(ended.host, &ended.death.unit, at_us + WORDS_NEAR_US)
         .find(|state| {

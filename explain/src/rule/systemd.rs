@@ -27,7 +27,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "systemd.start_limit_hit",
         summary: "systemd gave up: the service failed too often in too short a time",
-        looks: "Connections stay refused; the unit is failed and systemd no longer restarts it. systemd 252 shows \
+        doc: "Connections stay refused; the unit is failed and systemd no longer restarts it. systemd 252 shows \
                 Result=exit-code meanwhile: the message \"Start request repeated too quickly\" is the proof.",
         check: "systemctl status {unit}",
         fix: "mend why {unit} fails, then: systemctl reset-failed {unit} && systemctl start {unit}; a longer \
@@ -38,7 +38,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "process.restart_loop",
         summary: "the service fails again and again, and is restarted each time",
-        looks: "Refused connections, now and then a short success. The first failure tells more than the last.",
+        doc: "Refused connections, now and then a short success. The first failure tells more than the last.",
         check: "journalctl -u {unit} -n 50",
         fix: "look at the first failure of {unit} at {time}, not at the last",
         applies_to: |effect| matches!(effect, Effect::Down { .. }),

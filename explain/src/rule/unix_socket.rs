@@ -13,7 +13,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "unix_socket.missing",
         summary: "nothing is at the path of the unix socket",
-        looks: "ENOENT at once. The service is down and its RuntimeDirectory= gone, the path is an old one, or it was \
+        doc: "ENOENT at once. The service is down and its RuntimeDirectory= gone, the path is an old one, or it was \
                 removed under a service that still runs.",
         check: "ls -l {path}",
         fix: "start the service that makes {path}, or correct the path in the gateway's configuration",
@@ -23,7 +23,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "unix_socket.permission",
         summary: "the gateway's user may not connect to the unix socket",
-        looks: "EACCES at once: mode or owner of the socket, or of a directory above it; or SELinux.",
+        doc: "EACCES at once: mode or owner of the socket, or of a directory above it; or SELinux.",
         check: "namei -l {path}",
         fix: "let the gateway's user in at {denied}: listen.owner/listen.group/listen.mode of the service, or its group",
         applies_to: |effect| matches!(effect, Effect::UnixConnect { fault: Fault::Eacces, .. }),
@@ -32,7 +32,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "unix_socket.stale",
         summary: "the unix socket's file is there, and nobody listens on it",
-        looks: "Refused on a unix path: the service ended without removing its socket, or made a new one elsewhere.",
+        doc: "Refused on a unix path: the service ended without removing its socket, or made a new one elsewhere.",
         check: "ss -xl | grep {path}; ls -l {path}",
         fix: "start the service again; let it remove its socket at its end (RuntimeDirectory= does)",
         applies_to: |effect| {
@@ -43,7 +43,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "unix_socket.backlog_full",
         summary: "the unix socket's accept queue is full",
-        looks: "EAGAIN at once: a full unix queue does not wait as TCP does.",
+        doc: "EAGAIN at once: a full unix queue does not wait as TCP does.",
         check: "ss -xl | grep {path}",
         fix: "more workers first; then raise listen.backlog of the service and net.core.somaxconn above {limit}",
         applies_to: |effect| matches!(effect, Effect::UnixConnect { fault: Fault::Eagain, .. }),

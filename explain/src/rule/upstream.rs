@@ -17,7 +17,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "upstream.slow_app",
         summary: "the service took the request and needed longer than the gateway waits",
-        looks: "Header timeouts (504; 502 with Apache) while other requests are served: its queue is empty and its \
+        doc: "Header timeouts (504; 502 with Apache) while other requests are served: its queue is empty and its \
                 process runs.",
         check: "journalctl -u {unit} -n 50",
         fix: "make {route} faster or do the work in the background; or raise the gateway's read timeout of {timeout} \
@@ -28,7 +28,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "upstream.relayed_error",
         summary: "the service itself answered 502, 503 or 504",
-        looks: "The gateway's error log says nothing, and its access log has a header time: the answer came from a \
+        doc: "The gateway's error log says nothing, and its access log has a header time: the answer came from a \
                 gateway further in.",
         check: "curl -si http://{endpoint}/ -o /dev/null -w '%{http_code}'",
         fix: "look at what stands behind {endpoint}: it is a gateway itself, and knows why",

@@ -16,7 +16,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "worker.killed_by_timeout",
         summary: "the app server killed the worker because its request took too long",
-        looks: "502 after a constant time, shorter than the gateway's timeout; the server says so (WORKER TIMEOUT, \
+        doc: "502 after a constant time, shorter than the gateway's timeout; the server says so (WORKER TIMEOUT, \
                 execution timed out, HARAKIRI).",
         check: "journalctl -u {unit} -g 'TIMEOUT|timed out|HARAKIRI' -n 20",
         fix: "make the request faster, or raise the server's own limit{limit} in {unit}",
@@ -26,7 +26,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "worker.crashed",
         summary: "a worker of the service died with the request; the service lives on",
-        looks: "Only the request in flight fails (closed or reset), the next one succeeds. systemd says nothing: it is not \
+        doc: "Only the request in flight fails (closed or reset), the next one succeeds. systemd says nothing: it is not \
                 the main process.",
         check: "journalctl -u {unit} -n 30",
         fix: "look at the request that kills it ({request}) and at the worker's core or last words",

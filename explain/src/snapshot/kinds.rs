@@ -88,5 +88,7 @@ kinds![
     UnitStartFailed,
     UnitStartLimitHit,
     UnitState,
+    UnitStopTimedOut,
+    UnitWatchdogTimeout,
     UnixSocketPath,
 ];

@@ -53,6 +53,15 @@ impl Snapshot {
         Some(Place { gateway, endpoint, address, located: self.locate(gateway, address, at_us) })
     }
 
+    /// The host that owns an address, as `from` would reach it: loopback and unix sockets are its own. `None`: nobody
+    /// that an agent looks at, or several.
+    pub fn owner<'a>(&'a self, from: &'a str, address: &Address<'_>) -> Option<&'a str> {
+        match self.locate(from, *address, self.now_us()) {
+            Located::At(host) => Some(host),
+            Located::NoAgent | Located::Several => None,
+        }
+    }
+
     /// The host that owned the address then.
     pub(crate) fn locate<'a>(
         &'a self,

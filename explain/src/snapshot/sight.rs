@@ -5,12 +5,14 @@ use why502_proto::v1::{self, Source};
 use super::{Seen, Snapshot, kinds::Tag};
 
 /// What a source could see at a moment.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Sight<'a> {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Sight<'a> {
     /// It saw everything it is for, since this fact.
     Seeing(&'a Seen),
-    /// It did not, since this moment, where that is known.
-    Blind { since_us: Option<i64>, reason: &'a str, grant: &'a str },
+    /// It did not, says this fact.
+    Blind(&'a Seen),
+    /// The host has an agent, and it said nothing of this source yet.
+    Unknown,
     /// Nobody looks at this host.
     NoAgent,
 }
@@ -21,8 +23,6 @@ impl<'a> Sight<'a> {
     }
 }
 
-const UNKNOWN: Sight<'static> = Sight::Blind { since_us: None, reason: "", grant: "" };
-
 impl Snapshot {
     /// Some agent has spoken for this host.
     pub(crate) fn has_agent(&self, host: &str) -> bool {
@@ -30,7 +30,7 @@ impl Snapshot {
     }
 
     /// Could the source as a whole see at `at_us`?
-    pub(crate) fn sight<'a>(&'a self, host: &str, source: Source, at_us: i64) -> Sight<'a> {
+    pub fn sight<'a>(&'a self, host: &str, source: Source, at_us: i64) -> Sight<'a> {
         self.sight_of(host, source, "", at_us)
     }
 
@@ -45,7 +45,7 @@ impl Snapshot {
         let whole = self.sight(host, source, at_us);
         let part = self.sight_of(host, source, scope, at_us);
         match (whole, part) {
-            (Sight::Seeing(_), Sight::Blind { reason: "", since_us: None, .. }) => whole,
+            (Sight::Seeing(_), Sight::Unknown) => whole,
             (Sight::Seeing(_), part) => part,
             (whole, _) => whole,
         }
@@ -56,33 +56,21 @@ impl Snapshot {
             return Sight::NoAgent;
         }
         if let Some(silent) = self.silence(host, at_us) {
-            return Sight::Blind {
-                since_us: Some(silent.at_us),
-                reason: "nothing was heard from the agent",
-                grant: "start why502-agent there, or mend its way to the collector",
-            };
+            return Sight::Blind(silent);
         }
         if let Some(drop) = self.dropped(host, at_us) {
-            return Sight::Blind {
-                since_us: Some(drop.at_us),
-                reason: "facts were lost at a bound",
-                grant: "",
-            };
+            return Sight::Blind(drop);
         }
         let Some(index) = self.hosts.get(host) else { return Sight::NoAgent };
         let tags = [Tag::AgentStarted, Tag::AgentStopped, Tag::SourceSeeing, Tag::SourceBlinded];
-        let mut sight = UNKNOWN;
+        let mut sight = Sight::Unknown;
         for at in index.merged(&self.facts, &tags) {
             let fact = &self.facts[at];
             let reached = fact.at_us <= at_us;
             match &fact.kind {
-                why502_proto::Kind::AgentStarted(_) if reached => sight = UNKNOWN,
+                why502_proto::Kind::AgentStarted(_) if reached => sight = Sight::Unknown,
                 why502_proto::Kind::AgentStopped(_) if reached => {
-                    sight = Sight::Blind {
-                        since_us: Some(fact.at_us),
-                        reason: "the agent was stopped",
-                        grant: "systemctl start why502-agent",
-                    };
+                    sight = Sight::Blind(fact);
                 }
                 why502_proto::Kind::SourceSeeing(seeing)
                     if reached && seeing.source == i32::from(source) && seeing.scope == scope =>
@@ -92,13 +80,8 @@ impl Snapshot {
                 why502_proto::Kind::SourceBlinded(blinded)
                     if blinded.source == i32::from(source) && blinded.scope == scope =>
                 {
-                    let since_us = blind_since(fact, blinded);
-                    if since_us <= at_us {
-                        sight = Sight::Blind {
-                            since_us: Some(since_us),
-                            reason: &blinded.reason,
-                            grant: &blinded.grant,
-                        };
+                    if blind_since(fact, blinded) <= at_us {
+                        sight = Sight::Blind(fact);
                     }
                 }
                 _ => {}
@@ -132,7 +115,7 @@ impl Snapshot {
 }
 
 /// When the blindness began, by the collector's clock.
-fn blind_since(fact: &Seen, blinded: &v1::SourceBlinded) -> i64 {
+pub(crate) fn blind_since(fact: &Seen, blinded: &v1::SourceBlinded) -> i64 {
     let Some(since_us) = blinded.since_us else { return fact.at_us };
     let before = i64::try_from(fact.boottime_us.saturating_sub(since_us)).unwrap_or(i64::MAX);
     fact.at_us.saturating_sub(before)

@@ -16,7 +16,7 @@ pub struct Fact {
     /// 100 network, 120 container, 130 supervisor, 140 limits, 150 change, 160 probe, 170 host and agent.
     #[prost(
         oneof = "fact::Kind",
-        tags = "10, 11, 12, 13, 20, 21, 22, 23, 24, 25, 26, 27, 30, 31, 32, 33, 40, 41, 42, 43, 44, 60, 61, 62, 70, 71, 72, 73, 74, 75, 76, 77, 78, 170, 171, 172, 173, 174, 175, 176, 177, 178"
+        tags = "10, 11, 12, 13, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 60, 61, 62, 70, 71, 72, 73, 74, 75, 76, 77, 78, 170, 171, 172, 173, 174, 175, 176, 177, 178"
     )]
     pub kind: ::core::option::Option<fact::Kind>,
 }
@@ -50,6 +50,10 @@ pub mod fact {
         UnitSpawnFailed(super::UnitSpawnFailed),
         #[prost(message, tag = "27")]
         UnitLastWords(super::UnitLastWords),
+        #[prost(message, tag = "28")]
+        UnitWatchdogTimeout(super::UnitWatchdogTimeout),
+        #[prost(message, tag = "29")]
+        UnitStopTimedOut(super::UnitStopTimedOut),
         #[prost(message, tag = "30")]
         OomKill(super::OomKill),
         #[prost(message, tag = "31")]
@@ -465,6 +469,46 @@ impl ::prost::Name for UnitLastWords {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/why502.v1.UnitLastWords".into()
+    }
+}
+/// "Watchdog timeout (limit 3s)!": the main process had not pinged systemd in time; systemd kills it next, with
+/// SIGABRT unless WatchdogSignal= says otherwise.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnitWatchdogTimeout {
+    #[prost(string, tag = "1")]
+    pub unit: ::prost::alloc::string::String,
+    /// WatchdogSec=. 0: the message had no limit that could be read.
+    #[prost(uint64, tag = "2")]
+    pub limit_ms: u64,
+}
+impl ::prost::Name for UnitWatchdogTimeout {
+    const NAME: &'static str = "UnitWatchdogTimeout";
+    const PACKAGE: &'static str = "why502.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "why502.v1.UnitWatchdogTimeout".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/why502.v1.UnitWatchdogTimeout".into()
+    }
+}
+/// "State 'stop-sigterm' timed out. Killing.": processes of the unit ignored the request to stop, and systemd sends
+/// SIGKILL next.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnitStopTimedOut {
+    #[prost(string, tag = "1")]
+    pub unit: ::prost::alloc::string::String,
+    /// stop-sigterm, final-sigterm, ...
+    #[prost(string, tag = "2")]
+    pub state: ::prost::alloc::string::String,
+}
+impl ::prost::Name for UnitStopTimedOut {
+    const NAME: &'static str = "UnitStopTimedOut";
+    const PACKAGE: &'static str = "why502.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "why502.v1.UnitStopTimedOut".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/why502.v1.UnitStopTimedOut".into()
     }
 }
 /// Something was killed for lack of memory. Each witness reports on its own: the counter first and without a
@@ -2421,6 +2465,9 @@ pub struct Explanation {
     /// Hosts that were looked at.
     #[prost(string, repeated, tag = "22")]
     pub hosts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Every route on which it showed, `route` first. Empty for an answer that is no incident.
+    #[prost(string, repeated, tag = "23")]
+    pub routes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for Explanation {
     const NAME: &'static str = "Explanation";

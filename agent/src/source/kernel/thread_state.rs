@@ -1,0 +1,266 @@
+//! The thread: everything that can wake it, and when it looks by itself.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::epoll;
+use rustix::thread::{CapabilitySet, capabilities};
+use rustix::time::{ClockId, Timespec, clock_gettime};
+use why502_proto::v1::Source;
+
+use super::Shared;
+use super::connector::Connector;
+use super::facts::Facts;
+use super::listener::Listeners;
+use super::memory::Memory;
+use super::pidfds::Pidfds;
+use super::process::Processes;
+use super::sock_diag::{Destroyed, SockDiag};
+use super::watch_kmsg::LogSight;
+use super::watch_listener::Looks;
+use super::watch_memory::{MemorySight, OOM_TOKENS, PRESSURE_TOKENS};
+use super::watch_process::Sight;
+use crate::clock::Moment;
+use crate::observe::Observer;
+use crate::source::{Interest, Roots};
+
+/// Events taken in one wake-up; the rest wakes us again at once.
+const EVENTS_MAX: usize = 64;
+/// Where the numbers of pidfds begin.
+const PIDFD_TOKENS: u64 = 1 << 32;
+
+/// Everything but pidfds that can wake the thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub(super) enum Token {
+    Wake = 0,
+    Connector = 1,
+    Destroyed = 2,
+    MemoryEvents = 3,
+    KernelLog = 4,
+    Addresses = 5,
+    UnixPaths = 6,
+}
+
+/// Everything that the thread does by the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Task {
+    /// Looks at all listeners.
+    Listeners,
+    /// Looks for new processes by the pid that was given out last, where the connector is silent.
+    NewPids,
+    /// Compares what is known with all of /proc.
+    Scan,
+    /// Tries again for what was refused.
+    Retry,
+    /// Reads the memory cgroups that matter.
+    Memory,
+    /// Reads a memory cgroup again soon after a notice.
+    Reread,
+    /// Reads pressure while there is some.
+    Pressure,
+}
+
+/// All that the thread knows.
+#[derive(Debug)]
+pub(super) struct Kernel<'a> {
+    pub(super) roots: &'a Roots,
+    pub(super) observer: &'a Observer,
+    pub(super) epoll: OwnedFd,
+    pub(super) facts: Facts,
+    /// When the agent began to look.
+    pub(super) begun: Moment,
+    pub(super) agenda: BTreeMap<Task, u64>,
+    pub(super) capabilities: CapabilitySet,
+
+    pub(super) processes: Processes,
+    pub(super) connector: Option<Connector>,
+    pub(super) pidfds: Pidfds,
+    pub(super) sight: Sight,
+
+    pub(super) memory: Memory,
+    pub(super) memory_sight: MemorySight,
+
+    pub(super) log_sight: LogSight,
+
+    pub(super) listeners: Listeners,
+    pub(super) sock_diag: SockDiag,
+    pub(super) destroyed: Option<Destroyed>,
+    pub(super) looks: Looks,
+}
+
+/// Looks until the last handle is gone.
+pub(super) fn run(roots: &Roots, observer: &Observer, shared: &Shared) -> io::Result<()> {
+    let mut kernel = Kernel::new(roots, observer)?;
+    kernel.add(&shared.wake, Token::Wake)?;
+    kernel.begin();
+    let mut events = Vec::with_capacity(EVENTS_MAX);
+    while !shared.is_closed() {
+        events.clear();
+        let timeout = kernel.timeout();
+        match epoll::wait(
+            &kernel.epoll,
+            rustix::buffer::spare_capacity(&mut events),
+            timeout.as_ref(),
+        ) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        kernel.facts.set_now(Moment::now());
+        for event in &events {
+            let (data, flags) = (event.data.u64(), event.flags);
+            if data == Token::Wake as u64 {
+                kernel.take_interests(shared.take_inbox());
+            } else {
+                kernel.woken(data, flags);
+            }
+        }
+        kernel.after_events();
+        kernel.do_due();
+    }
+    Ok(())
+}
+
+impl<'a> Kernel<'a> {
+    fn new(roots: &'a Roots, observer: &'a Observer) -> io::Result<Self> {
+        let now = Moment::now();
+        let capabilities = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+        Ok(Self {
+            roots,
+            observer,
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            facts: Facts::new(now),
+            begun: now,
+            agenda: BTreeMap::new(),
+            capabilities,
+            processes: Processes::new(now.boottime_us),
+            connector: None,
+            pidfds: Pidfds::new(PIDFD_TOKENS, capabilities.contains(CapabilitySet::SYS_PTRACE)),
+            sight: Sight::default(),
+            memory: Memory::default(),
+            memory_sight: MemorySight::default(),
+            log_sight: LogSight::default(),
+            listeners: Listeners::default(),
+            sock_diag: SockDiag::open()?,
+            destroyed: None,
+            looks: Looks::default(),
+        })
+    }
+
+    /// Subscribes first and lists then, so that nothing falls between.
+    fn begin(&mut self) {
+        self.subscribe_processes();
+        self.subscribe_listeners();
+        self.subscribe_memory();
+        self.subscribe_log();
+        self.scan_processes();
+        self.look_at_listeners();
+        self.watch_new();
+        self.flush();
+        for source in [Source::Process, Source::Memory, Source::Listener] {
+            self.observer.seeing(source, "");
+        }
+    }
+
+    fn take_interests(&mut self, interests: Vec<Interest>) {
+        for interest in interests {
+            match interest {
+                Interest::MainPid { unit, pid } => self.main_pid(&unit, pid),
+                Interest::UnixPaths(_) => {}
+            }
+        }
+        self.flush();
+    }
+
+    fn woken(&mut self, token: u64, flags: epoll::EventFlags) {
+        if self.pidfds.owns(token) {
+            self.pidfd_woken(token, flags.contains(epoll::EventFlags::HUP));
+        } else if token >= PRESSURE_TOKENS {
+            self.pressure_woken(token, flags);
+        } else if token >= OOM_TOKENS {
+            self.oom_noticed(token);
+        } else if token == Token::MemoryEvents as u64 {
+            self.memory_events_woken();
+        } else if token == Token::KernelLog as u64 {
+            self.log_woken();
+        } else if token == Token::Connector as u64 {
+            self.connector_woken();
+        } else if token == Token::Destroyed as u64 {
+            self.destroyed_woken();
+        }
+    }
+
+    /// A death goes out before anything else is looked at.
+    fn after_events(&mut self) {
+        self.watch_new();
+        self.match_waiting();
+        self.flush();
+        if self.looks.is_wanted() {
+            self.look_at_listeners();
+            self.flush();
+        }
+    }
+
+    fn do_due(&mut self) {
+        let now_us = self.facts.now_us();
+        let due: Vec<Task> =
+            self.agenda.iter().filter(|(_, at)| **at <= now_us).map(|(task, _)| *task).collect();
+        for task in due {
+            self.agenda.remove(&task);
+            match task {
+                Task::Listeners => self.look_at_listeners(),
+                Task::NewPids => self.look_for_new_pids(),
+                Task::Scan => self.scan_processes(),
+                Task::Retry => self.retry(),
+                Task::Memory => self.look_at_memory(),
+                Task::Reread => self.do_rereads(),
+                Task::Pressure => self.look_at_pressure(),
+            }
+            self.watch_new();
+            self.flush();
+        }
+    }
+
+    /// Does `task` after `after_us`, or earlier if it is planned already.
+    pub(super) fn plan(&mut self, task: Task, after_us: u64) {
+        let at = self.facts.now_us() + after_us;
+        let planned = self.agenda.entry(task).or_insert(at);
+        *planned = at.min(*planned);
+    }
+
+    pub(super) fn flush(&mut self) {
+        self.facts.flush(self.observer);
+    }
+
+    pub(super) fn add(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(token as u64);
+        epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)?;
+        Ok(())
+    }
+
+    pub(super) fn add_flags(
+        &self,
+        fd: impl AsFd,
+        token: u64,
+        flags: epoll::EventFlags,
+    ) -> rustix::io::Result<()> {
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), flags)
+    }
+
+    /// Whole milliseconds, which every kernel's epoll takes; rounded up so as not to wake too early.
+    fn timeout(&self) -> Option<Timespec> {
+        let next_us = *self.agenda.values().min()?;
+        let wait_ms = next_us.saturating_sub(Moment::now().boottime_us).div_ceil(1000);
+        let wait_ms = i64::try_from(wait_ms).unwrap_or(i64::MAX);
+        Some(Timespec { tv_sec: wait_ms / 1000, tv_nsec: wait_ms % 1000 * 1_000_000 })
+    }
+
+    /// The boot time of a moment that the kernel gave in CLOCK_MONOTONIC: they differ by the time asleep.
+    pub(super) fn boottime_of(&self, monotonic_ns: u64) -> u64 {
+        let now = clock_gettime(ClockId::Monotonic);
+        let now_us = now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1000);
+        let ago_us = u64::try_from(now_us).unwrap_or(0).saturating_sub(monotonic_ns / 1000);
+        Moment::now().boottime_us.saturating_sub(ago_us)
+    }
+}

@@ -1,0 +1,111 @@
+//! The HTTP side of the collector: JSON API, page, live events, metrics. Everything is read-only and asks the one
+//! [`View`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::Method;
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::view::View;
+
+mod api;
+mod connection;
+mod events;
+mod evidence;
+mod guard;
+mod page;
+mod problem;
+mod query;
+
+use problem::Problem;
+
+/// How long a client may leave its events unread before its connection is closed.
+const STALL_MAX: Duration = Duration::from_secs(10);
+
+/// What every handler has at hand.
+#[derive(Clone, Debug)]
+struct App {
+    view: View,
+    /// The address that is listened on.
+    bound: SocketAddr,
+    stopping: watch::Receiver<bool>,
+    stall_max: Duration,
+}
+
+/// Answers until `shutdown` is done, then lets open requests end.
+///
+/// # Errors
+/// If the listener's own address cannot be told.
+pub async fn serve(
+    view: View,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let (stopping, stops) = watch::channel(false);
+    let bound = listener.local_addr()?;
+    let app = App { view, bound, stopping: stops, stall_max: STALL_MAX };
+    connection::accept(router(app), listener, stopping, shutdown).await
+}
+
+/// Every address there is, in the order of openapi.json; a test holds the two together.
+fn routes() -> Vec<(&'static str, MethodRouter<App>)> {
+    vec![
+        ("/api/v1/incidents", get(api::incidents)),
+        ("/api/v1/incidents/{id}", get(api::incident)),
+        ("/api/v1/explain", get(api::explain)),
+        ("/api/v1/timeline", get(api::timeline)),
+        ("/api/v1/hosts", get(api::hosts)),
+        ("/api/v1/rules", get(api::rules)),
+        ("/api/v1/rules/{id}", get(api::rule)),
+        ("/api/v1/events", get(events::events)),
+        ("/health", get(api::health)),
+        ("/metrics", get(api::metrics)),
+        ("/openapi.json", get(api::openapi)),
+        ("/", get(page::incidents)),
+        ("/incidents/{id}", get(page::incident)),
+        ("/hosts", get(page::hosts)),
+        ("/hosts/{host}", get(page::host)),
+        ("/rules", get(page::rules)),
+        ("/rules/{id}", get(page::rule)),
+        ("/assets/why502.css", get(page::css)),
+        ("/assets/why502.js", get(page::js)),
+        ("/assets/icon.svg", get(page::icon)),
+    ]
+}
+
+fn router(app: App) -> Router {
+    let mut router = Router::new();
+    for (path, handler) in routes() {
+        router = router.route(path, handler);
+    }
+    router
+        .fallback(nothing_here)
+        .method_not_allowed_fallback(read_only)
+        .layer(from_fn_with_state(app.clone(), guard::guard))
+        .with_state(app)
+}
+
+async fn nothing_here(request: Request) -> Response {
+    let path: String = request.uri().path().chars().take(200).collect();
+    let problem = Problem::not_found(
+        &format!("page {path}"),
+        "begin at / for people, or at /openapi.json for programs",
+    );
+    if path.starts_with("/api/") { problem.into_response() } else { page::error(&problem) }
+}
+
+async fn read_only(method: Method) -> Problem {
+    Problem {
+        status: axum::http::StatusCode::METHOD_NOT_ALLOWED,
+        detail: format!("{method} is not possible here"),
+        hint: "everything here is read with GET; nothing can be changed over HTTP".into(),
+    }
+}

@@ -1,0 +1,417 @@
+//! Incidents: what explanations come to over time. Pure: time is a parameter, writing is the caller's.
+//!
+//! One incident per endpoint and root cause: routes that fail for the same reason share it, and an explanation
+//! that gets better (unknown, then explained; a link deeper) stays the same incident. A symptom that is gone for
+//! [`RESOLVED_AFTER_US`] resolves it; one that comes back soon opens it again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use why502_explain::Question;
+use why502_proto::{rfc3339, v1};
+
+use super::id;
+use crate::store::IncidentRow;
+
+/// A symptom must be gone for this long: a service that restarts every second is one incident.
+pub(super) const RESOLVED_AFTER_US: i64 = 3_000_000;
+/// The same cause within this time after it was resolved opens the same incident again.
+const REOPENED_WITHIN_US: i64 = 30_000_000;
+/// A resolved incident is explained anew for this long when facts come late (journald's words, an agent that was
+/// away).
+pub(super) const LATE_WITHIN_US: i64 = 120_000_000;
+/// A count alone is written this seldom.
+const COUNT_EVERY_US: i64 = 5_000_000;
+/// Incidents that are open at once; each is some 4 KiB. Beyond it nothing more is opened, and a log line says so.
+const OPEN_MAX: usize = 10_000;
+/// Routes that one incident names.
+const ROUTES_MAX: usize = 64;
+
+/// What was asked, and what came out.
+pub(super) type Answer = (Question, Option<v1::Explanation>);
+
+/// All open incidents, and those that were resolved a while ago.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    incidents: BTreeMap<String, Incident>,
+}
+
+#[derive(Clone, Debug)]
+struct Incident {
+    row: IncidentRow,
+    /// Since when the symptom is gone.
+    clear_since_us: Option<i64>,
+    written_us: i64,
+}
+
+/// An incident whose end of symptom is known, to be explained as it was then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Late {
+    /// Id of the incident.
+    pub(super) incident: String,
+    /// What to ask.
+    pub(super) question: Question,
+    /// As of when.
+    pub(super) held_us: i64,
+}
+
+impl Ledger {
+    /// Goes on with what is stored.
+    pub(super) fn restore(rows: Vec<IncidentRow>) -> Self {
+        let restored = |row: IncidentRow| {
+            let resolved = row.explanation.state != "open";
+            let clear_since_us = resolved.then_some(row.updated_us);
+            let written_us = row.updated_us;
+            (row.explanation.incident.clone(), Incident { row, clear_since_us, written_us })
+        };
+        Self { incidents: rows.into_iter().map(restored).collect() }
+    }
+
+    /// Incidents that are open.
+    pub(super) fn open(&self) -> usize {
+        self.incidents.values().filter(|incident| incident.is_open()).count()
+    }
+
+    /// Whether `gateway` has incidents that change with time alone.
+    pub(super) fn watches(&self, gateway: &str) -> bool {
+        self.of(gateway).any(Incident::is_open)
+    }
+
+    /// Incidents of `gateway` whose symptom is gone, for facts that come late.
+    pub(super) fn late(&self, gateway: &str) -> Vec<Late> {
+        let gone = self.of(gateway).filter(|incident| incident.clear_since_us.is_some());
+        gone.map(|incident| {
+            let explanation = &incident.row.explanation;
+            let question = Question {
+                gateway: gateway.to_owned(),
+                route: explanation.route.clone(),
+                endpoint: explanation.endpoint.clone(),
+            };
+            let incident_id = explanation.incident.clone();
+            Late { incident: incident_id, question, held_us: incident.row.held_us }
+        })
+        .collect()
+    }
+
+    /// Names of the facts that the incidents of `gateway` rest on.
+    pub(super) fn evidence(&self, gateway: &str) -> BTreeSet<String> {
+        let links = self.of(gateway).flat_map(|incident| &incident.row.explanation.chain);
+        links.flat_map(|link| link.facts.iter().cloned()).collect()
+    }
+
+    /// Takes in the answers about `gateway`; `complete` if every question was asked. Gives what is to be
+    /// written.
+    pub(super) fn take(
+        &mut self,
+        gateway: &str,
+        answers: Vec<Answer>,
+        complete: bool,
+        now_us: i64,
+    ) -> Vec<IncidentRow> {
+        let mut clear: BTreeSet<(String, String)> = BTreeSet::new();
+        let mut groups: BTreeMap<(String, String), Vec<v1::Explanation>> = BTreeMap::new();
+        for (question, answer) in answers {
+            match answer {
+                Some(explanation) => groups
+                    .entry((explanation.endpoint.clone(), explanation.root_cause.clone()))
+                    .or_default()
+                    .push(explanation),
+                None => drop(clear.insert((question.endpoint, question.route))),
+            }
+        }
+        let merged: Vec<_> = groups.into_values().filter_map(merge).collect();
+        let mut held = BTreeSet::new();
+        let mut writes = Vec::new();
+        // Endpoints first: what failed without one is often what these explain.
+        let (of_endpoint, of_none): (Vec<_>, Vec<_>) =
+            merged.into_iter().partition(|explanation| !explanation.endpoint.is_empty());
+        for explanation in of_endpoint.into_iter().chain(of_none) {
+            if let Some((id, row)) = self.hold(gateway, explanation, &held, now_us) {
+                held.insert(id);
+                writes.extend(row);
+            }
+        }
+        for (id, incident) in &mut self.incidents {
+            if incident.row.explanation.gateway == gateway && !held.contains(id) {
+                writes.extend(incident.pass(&clear, complete, now_us));
+            }
+        }
+        self.incidents.retain(|_, incident| !incident.is_forgotten(now_us));
+        writes
+    }
+
+    /// Takes in an explanation of an incident as it was, made from facts that came late.
+    pub(super) fn improve(
+        &mut self,
+        id: &str,
+        explanation: v1::Explanation,
+        now_us: i64,
+    ) -> Option<IncidentRow> {
+        let incident = self.incidents.get_mut(id)?;
+        let old = &incident.row.explanation;
+        let better = explanation.verdict == "explained"
+            && (old.verdict != "explained"
+                || (rank(&explanation), explanation.chain.len()) > (rank(old), old.chain.len()));
+        if !better {
+            return None;
+        }
+        incident.replace(explanation, now_us);
+        incident.written_us = now_us;
+        Some(incident.row.clone())
+    }
+
+    fn of<'a>(&'a self, gateway: &'a str) -> impl Iterator<Item = &'a Incident> {
+        self.incidents.values().filter(move |incident| incident.row.explanation.gateway == gateway)
+    }
+
+    /// The symptom is there: finds or opens its incident. Gives the id, and the row if it is to be written.
+    fn hold(
+        &mut self,
+        gateway: &str,
+        explanation: v1::Explanation,
+        held: &BTreeSet<String>,
+        now_us: i64,
+    ) -> Option<(String, Option<IncidentRow>)> {
+        let found = self.find(gateway, &explanation, held, now_us);
+        if let Some(id) = found {
+            let incident = self.incidents.get_mut(&id)?;
+            let row = if held.contains(&id) {
+                incident.share(&explanation, now_us)
+            } else {
+                incident.update(explanation, now_us)
+            };
+            return Some((id, row));
+        }
+        if self.open() >= OPEN_MAX {
+            tracing::error!("{OPEN_MAX} incidents are open: no more are opened");
+            return None;
+        }
+        let salt = format!("{gateway} {} {}", explanation.endpoint, explanation.route);
+        let id = id::incident_id(now_us, &salt, |id| self.incidents.contains_key(id));
+        let incident = Incident::begin(id.clone(), gateway, explanation, now_us);
+        let row = incident.row.clone();
+        self.incidents.insert(id.clone(), incident);
+        Some((id, Some(row)))
+    }
+
+    fn find(
+        &self,
+        gateway: &str,
+        explanation: &v1::Explanation,
+        held: &BTreeSet<String>,
+        now_us: i64,
+    ) -> Option<String> {
+        let near = |incident: &&Incident| {
+            incident.is_open() || now_us - incident.row.updated_us < REOPENED_WITHIN_US
+        };
+        let same_place = |incident: &&Incident| {
+            let other = &incident.row.explanation;
+            other.endpoint == explanation.endpoint
+                && (!other.endpoint.is_empty() || shares_route(other, explanation))
+        };
+        let at = || self.of(gateway).filter(near).filter(same_place);
+        let same_cause = |i: &&Incident| i.row.explanation.root_cause == explanation.root_cause;
+        let id = |incident: &Incident| incident.row.explanation.incident.clone();
+        if let Some(incident) = at().filter(same_cause).max_by_key(|i| i.is_open()) {
+            return Some(id(incident));
+        }
+        // Another cause on the same routes: the explanation moved on, unless another one holds it already.
+        let moved_on = |i: &&Incident| {
+            i.is_open() && !held.contains(&id(i)) && shares_route(&i.row.explanation, explanation)
+        };
+        if let Some(incident) = at().find(moved_on) {
+            return Some(id(incident));
+        }
+        // No endpoint was chosen, because of what another incident says of one.
+        let same_root = |i: &&Incident| {
+            i.is_open()
+                && held.contains(&id(i))
+                && (shares_root(&i.row.explanation, explanation)
+                    || (explanation.verdict != "explained"
+                        && shares_route(&i.row.explanation, explanation)))
+        };
+        let endpointless = explanation.endpoint.is_empty();
+        self.of(gateway).filter(|_| endpointless).find(same_root).map(id)
+    }
+}
+
+impl Incident {
+    fn begin(id: String, gateway: &str, mut explanation: v1::Explanation, now_us: i64) -> Self {
+        explanation.incident = id;
+        explanation.gateway = gateway.to_owned();
+        explanation.state = "open".into();
+        explanation.opened = rfc3339(now_us);
+        explanation.updated = rfc3339(now_us);
+        let row =
+            IncidentRow { explanation, opened_us: now_us, updated_us: now_us, held_us: now_us };
+        Self { row, clear_since_us: None, written_us: now_us }
+    }
+
+    fn is_open(&self) -> bool {
+        self.row.explanation.state == "open"
+    }
+
+    fn is_forgotten(&self, now_us: i64) -> bool {
+        !self.is_open() && now_us - self.row.updated_us > LATE_WITHIN_US
+    }
+
+    /// The symptom is there, and explained so.
+    fn update(&mut self, explanation: v1::Explanation, now_us: i64) -> Option<IncidentRow> {
+        let reopened = !self.is_open();
+        self.clear_since_us = None;
+        self.row.held_us = now_us;
+        let before = self.row.explanation.clone();
+        let lost = before.verdict == "explained" && explanation.verdict != "explained";
+        if lost {
+            // What explained it has aged out of the window; it is true all the same.
+            self.add_routes(&explanation.routes);
+            self.count(explanation.symptom, &explanation.kind);
+        } else {
+            self.replace(explanation, now_us);
+        }
+        let now = &mut self.row.explanation;
+        now.state = "open".into();
+        now.resolved = String::new();
+        let counted = before.symptom != now.symptom;
+        let words = {
+            let bare = |e: &v1::Explanation| v1::Explanation {
+                symptom: None,
+                updated: String::new(),
+                ..e.clone()
+            };
+            bare(&before) != bare(now)
+        };
+        let due = words || reopened || (counted && now_us - self.written_us >= COUNT_EVERY_US);
+        due.then(|| self.write(now_us))
+    }
+
+    /// Another failure that this incident accounts for.
+    fn share(&mut self, explanation: &v1::Explanation, now_us: i64) -> Option<IncidentRow> {
+        let before = self.row.explanation.routes.len();
+        self.add_routes(&explanation.routes);
+        (self.row.explanation.routes.len() != before).then(|| self.write(now_us))
+    }
+
+    /// The symptom was not seen at this look.
+    fn pass(
+        &mut self,
+        clear: &BTreeSet<(String, String)>,
+        complete: bool,
+        now_us: i64,
+    ) -> Option<IncidentRow> {
+        if !self.is_open() {
+            return None;
+        }
+        let explanation = &self.row.explanation;
+        let place = |route: &String| (explanation.endpoint.clone(), route.clone());
+        let answered = explanation.routes.iter().all(|route| clear.contains(&place(route)));
+        if !complete && !answered {
+            return None;
+        }
+        let since = *self.clear_since_us.get_or_insert(now_us);
+        if now_us - since < RESOLVED_AFTER_US {
+            return None;
+        }
+        self.row.explanation.state = "resolved".into();
+        self.row.explanation.resolved = rfc3339(since);
+        Some(self.write(now_us))
+    }
+
+    /// Takes other words for the same incident.
+    fn replace(&mut self, explanation: v1::Explanation, now_us: i64) {
+        let old = std::mem::replace(&mut self.row.explanation, explanation);
+        let (symptom, kind) =
+            (self.row.explanation.symptom.take(), std::mem::take(&mut self.row.explanation.kind));
+        let new_routes = std::mem::take(&mut self.row.explanation.routes);
+        let now = &mut self.row.explanation;
+        now.incident = old.incident;
+        now.gateway = old.gateway;
+        now.state = old.state;
+        now.opened = old.opened;
+        now.updated = old.updated;
+        now.resolved = old.resolved;
+        now.route = old.route;
+        now.routes = old.routes;
+        now.symptom = old.symptom;
+        now.kind = old.kind;
+        self.add_routes(&new_routes);
+        self.count(symptom, &kind);
+        self.row.updated_us = now_us;
+    }
+
+    /// Counts only grow: the window that they are taken from forgets.
+    fn count(&mut self, symptom: Option<v1::Symptom>, kind: &str) {
+        let now = &mut self.row.explanation;
+        if kind == "observed" {
+            now.kind = kind.to_owned();
+        }
+        let Some(mut new) = symptom else { return };
+        if let Some(old) = now.symptom.take().filter(|old| old.count > 0) {
+            new.count = new.count.max(old.count);
+            if !old.first.is_empty() && (new.first.is_empty() || old.first < new.first) {
+                new.first = old.first;
+            }
+            new.last = new.last.max(old.last);
+        }
+        now.symptom = Some(new);
+    }
+
+    fn add_routes(&mut self, routes: &[String]) {
+        let known = &mut self.row.explanation.routes;
+        for route in routes {
+            if known.len() < ROUTES_MAX && !known.contains(route) {
+                known.push(route.clone());
+            }
+        }
+    }
+
+    fn write(&mut self, now_us: i64) -> IncidentRow {
+        self.written_us = now_us;
+        self.row.updated_us = now_us;
+        self.row.explanation.updated = rfc3339(now_us);
+        self.row.clone()
+    }
+}
+
+/// One explanation for several routes with the same endpoint and cause: the route that failed first leads.
+fn merge(mut explanations: Vec<v1::Explanation>) -> Option<v1::Explanation> {
+    let first = |e: &v1::Explanation| {
+        let symptom = e.symptom.clone().unwrap_or_default();
+        (e.kind != "observed", symptom.first, e.route.clone())
+    };
+    explanations.sort_by_key(first);
+    let mut explanations = explanations.into_iter();
+    let mut lead = explanations.next()?;
+    lead.routes = vec![lead.route.clone()];
+    for other in explanations {
+        if lead.routes.len() < ROUTES_MAX && !lead.routes.contains(&other.route) {
+            lead.routes.push(other.route);
+        }
+        if let (Some(sum), Some(symptom)) = (&mut lead.symptom, other.symptom) {
+            sum.count += symptom.count;
+            sum.last = std::mem::take(&mut sum.last).max(symptom.last);
+        }
+    }
+    Some(lead)
+}
+
+fn shares_route(a: &v1::Explanation, b: &v1::Explanation) -> bool {
+    a.routes.iter().any(|route| b.routes.contains(route))
+}
+
+fn shares_root(a: &v1::Explanation, b: &v1::Explanation) -> bool {
+    let root = |e: &v1::Explanation| e.chain.last().map(|link| link.facts.clone());
+    let (Some(a), Some(b)) = (root(a), root(b)) else { return false };
+    a.iter().any(|fact| b.contains(fact))
+}
+
+fn rank(explanation: &v1::Explanation) -> u8 {
+    match explanation.confidence.as_str() {
+        "proven" => 3,
+        "likely" => 2,
+        "possible" => 1,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests;

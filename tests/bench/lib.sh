@@ -1,0 +1,44 @@
+# Words that the scenarios' scripts share; sourced.
+set -euo pipefail
+
+# on HOST COMMAND...: runs it inside.
+on() { "$HOST_EXEC" "$@"; }
+
+# put HOST FILE: standard input becomes the file.
+put() { on "$1" sh -c 'mkdir -p "$(dirname "$0")" && cat > "$0"' "$2"; }
+
+# until_true HOST COMMAND...: waits until it succeeds, at most 15 s.
+until_true() {
+  local host=$1 tries=0
+  shift
+  until on "$host" "$@" > /dev/null 2>&1; do
+    tries=$((tries + 1))
+    [ $tries -lt 150 ] || { echo "never true on $host: $*" >&2; return 1; }
+    sleep 0.1
+  done
+}
+
+# app HOST NAME [LINE...]: app.py as NAME.service, with further lines for its [Service] section; settings in
+# /etc/NAME.env from standard input. Starts it.
+app() {
+  local host=$1 name=$2
+  shift 2
+  put "$host" "/etc/$name.env"
+  put "$host" /srv/app.py < ../app.py
+  {
+    printf '[Unit]\nStartLimitIntervalSec=10\nStartLimitBurst=5\n'
+    printf '[Service]\nEnvironmentFile=/etc/%s.env\nExecStart=/usr/bin/python3 /srv/app.py\n' "$name"
+    printf 'RuntimeDirectory=app\nRuntimeDirectoryPreserve=yes\n'
+    [ $# -eq 0 ] || printf '%s\n' "$@"
+  } | put "$host" "/etc/systemd/system/$name.service"
+  on "$host" systemctl start "$name"
+}
+
+# nginx HOST: nginx with conf.d/site.conf from standard input.
+nginx() {
+  put "$1" /etc/nginx/conf.d/site.conf
+  on "$1" systemctl start nginx
+}
+
+# answers HOST URL: waits until it is answered with 200.
+answers() { until_true "$1" curl -sf -o /dev/null --max-time 5 "$2"; }
