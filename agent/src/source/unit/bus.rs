@@ -225,12 +225,13 @@ impl Bus {
             let Ok(message) = message else { return BusError::Ended };
             match self.decode(&message) {
                 Some(Decoded::OwnerChanged) => return BusError::Ended,
-                Some(Decoded::Signal(signal))
-                    if signals.try_send((Moment::now(), signal)).is_err() =>
-                {
-                    return BusError::Overrun;
+                Some(Decoded::Signal(signal)) => {
+                    let queued = signals.try_send((Moment::now(), signal));
+                    if queued.is_err() {
+                        return BusError::Overrun;
+                    }
                 }
-                Some(Decoded::Signal(_)) | None => {}
+                None => {}
             }
         }
         BusError::Ended
