@@ -19,6 +19,7 @@ use crate::source::Roots;
 
 mod frame;
 mod header;
+mod kernel_line;
 mod message;
 pub mod patterns;
 mod reader;
