@@ -222,3 +222,55 @@ fn the_thread_ends_with_the_last_handle() {
         async { tokio::time::timeout(WAIT, async { while facts.next().await.is_some() {} }).await };
     runtime.block_on(end).expect("the observer is dropped");
 }
+
+#[test]
+fn a_stopped_server_is_said_within_seconds_and_its_end_too() {
+    let mut server = Server::begin();
+    let mut watch = Watch::begin();
+    let (pid, port) = (server.child.id(), server.port);
+    server.kill(Signal::STOP);
+    let stalled = watch.until("stall", |kind| match kind {
+        Kind::ProcessStalled(stalled) if stalled.pid == pid => Some(stalled.clone()),
+        _ => None,
+    });
+    assert_eq!(stalled.kind(), v1::StallKind::Stopped);
+    assert_eq!(stalled.listeners, [format!("127.0.0.1:{port}")]);
+    assert!(stalled.main);
+    server.kill(Signal::CONT);
+    watch.until("resume", |kind| match kind {
+        Kind::ProcessResumed(resumed) if resumed.pid == pid => Some(()),
+        _ => None,
+    });
+}
+
+#[test]
+fn a_full_tcp_queue_refuses_connections() {
+    let server = Server::begin();
+    let mut watch = Watch::begin();
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], server.port));
+    // listen(1) takes two; the third one is dropped until it gives up.
+    let first = std::net::TcpStream::connect(address).unwrap();
+    let second = std::net::TcpStream::connect(address).unwrap();
+    let third = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100));
+    assert!(third.is_err());
+    let address = address.to_string();
+    let queue = watch.until("full queue", |kind| match kind {
+        Kind::AcceptQueue(queue) if queue.address == address && queue.full => Some(queue.clone()),
+        _ => None,
+    });
+    assert_eq!((queue.depth, queue.limit, queue.pid), (2, 1, server.child.id()));
+    let overflow = watch.until("overflow", |kind| match kind {
+        Kind::AcceptOverflow(overflow) => Some(overflow.clone()),
+        _ => None,
+    });
+    assert!(overflow.overflows >= 1);
+    assert!(overflow.addresses.contains(&address), "{:?}", overflow.addresses);
+    drop((first, second));
+}
+
+#[test]
+fn the_hosts_addresses_are_said() {
+    let watch = Watch::begin();
+    let is_loopback = |kind: &Kind| matches!(kind, Kind::HostAddress(a) if a.address == "127.0.0.1" && a.interface == "lo");
+    assert!(watch.seen.iter().any(is_loopback), "{}", watch.text());
+}

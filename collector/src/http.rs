@@ -25,6 +25,9 @@ mod page;
 mod problem;
 mod query;
 
+#[cfg(test)]
+mod tests;
+
 use problem::Problem;
 
 /// How long a client may leave its events unread before its connection is closed.

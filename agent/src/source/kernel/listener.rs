@@ -227,6 +227,11 @@ impl Listener {
         }
     }
 
+    /// 0 where it is not known, as facts say it.
+    fn known_limit(&self) -> u32 {
+        if self.limit == u32::MAX { 0 } else { self.limit }
+    }
+
     /// The kernel takes one connection more than the limit.
     fn is_full(&self) -> bool {
         self.depth > self.limit
@@ -250,7 +255,7 @@ impl Listener {
             address: self.address.clone(),
             netns: self.netns,
             depth: self.depth,
-            limit: self.limit,
+            limit: self.known_limit(),
             full,
             pid: self.owner.as_ref().map_or(0, |owner| owner.pid),
             unit: self.owner.as_ref().map_or_else(String::new, |owner| owner.member.unit.clone()),
@@ -267,7 +272,7 @@ impl Listener {
             container: owner.map_or_else(String::new, |owner| owner.member.container.clone()),
             comm: owner.map_or_else(String::new, |owner| owner.comm.clone()),
             uid: self.uid,
-            queue_limit: self.limit,
+            queue_limit: self.known_limit(),
             v6_only: self.v6_only,
             existing: self.existing,
             inode: self.inode,

@@ -17,10 +17,13 @@ use super::memory::Memory;
 use super::pidfds::Pidfds;
 use super::process::Processes;
 use super::sock_diag::{Destroyed, SockDiag};
+use super::watch_host::HostSight;
 use super::watch_kmsg::LogSight;
 use super::watch_listener::Looks;
 use super::watch_memory::{MemorySight, OOM_TOKENS, PRESSURE_TOKENS};
+use super::watch_namespace::NamespaceSight;
 use super::watch_process::Sight;
+use super::watch_stall::StallSight;
 use super::watch_unix_path::PathSight;
 use crate::clock::Moment;
 use crate::observe::Observer;
@@ -28,6 +31,10 @@ use crate::source::{Interest, Roots};
 
 /// Events taken in one wake-up; the rest wakes us again at once.
 const EVENTS_MAX: usize = 64;
+/// What is found until then existed when the agent began to look.
+const FIRST_LISTING_US: u64 = 2_000_000;
+/// Where the numbers of notices from other network namespaces begin.
+pub(super) const NAMESPACE_TOKENS: u64 = 4 << 32;
 /// Where the numbers of pidfds begin.
 const PIDFD_TOKENS: u64 = 1 << 32;
 
@@ -63,6 +70,14 @@ pub(super) enum Task {
     Pressure,
     /// Looks at the unix socket paths that gateways declare.
     UnixPaths,
+    /// Looks whether the processes behind listeners run.
+    Stalls,
+    /// Reads how many connections were refused.
+    Overflow,
+    /// Looks at the listeners of other network namespaces.
+    Namespaces,
+    /// Reads the host's addresses.
+    Addresses,
 }
 
 /// All that the thread knows.
@@ -92,6 +107,9 @@ pub(super) struct Kernel<'a> {
     pub(super) destroyed: Option<Destroyed>,
     pub(super) looks: Looks,
     pub(super) path_sight: PathSight,
+    pub(super) stall_sight: StallSight,
+    pub(super) namespace_sight: NamespaceSight,
+    pub(super) host_sight: HostSight,
 }
 
 /// Looks until the last handle is gone.
@@ -150,6 +168,9 @@ impl<'a> Kernel<'a> {
             destroyed: None,
             looks: Looks::default(),
             path_sight: PathSight::default(),
+            stall_sight: StallSight::default(),
+            namespace_sight: NamespaceSight::default(),
+            host_sight: HostSight::default(),
         })
     }
 
@@ -159,8 +180,13 @@ impl<'a> Kernel<'a> {
         self.subscribe_listeners();
         self.subscribe_memory();
         self.subscribe_log();
+        self.subscribe_addresses();
+        self.listeners.existing_until_us = self.begun.boottime_us + FIRST_LISTING_US;
         self.scan_processes();
         self.look_at_listeners();
+        self.look_at_namespaces();
+        self.look_for_stalls();
+        self.look_for_overflow();
         self.watch_new();
         self.flush();
         for source in [Source::Process, Source::Memory, Source::Listener] {
@@ -181,6 +207,8 @@ impl<'a> Kernel<'a> {
     fn woken(&mut self, token: u64, flags: epoll::EventFlags) {
         if self.pidfds.owns(token) {
             self.pidfd_woken(token, flags.contains(epoll::EventFlags::HUP));
+        } else if token >= NAMESPACE_TOKENS {
+            self.namespace_woken(token);
         } else if token >= PRESSURE_TOKENS {
             self.pressure_woken(token, flags);
         } else if token >= OOM_TOKENS {
@@ -191,6 +219,8 @@ impl<'a> Kernel<'a> {
             self.log_woken();
         } else if token == Token::UnixPaths as u64 {
             self.unix_paths_woken();
+        } else if token == Token::Addresses as u64 {
+            self.addresses_woken();
         } else if token == Token::Connector as u64 {
             self.connector_woken();
         } else if token == Token::Destroyed as u64 {
@@ -227,6 +257,10 @@ impl<'a> Kernel<'a> {
                 Task::Memory => self.look_at_memory(),
                 Task::Reread => self.do_rereads(),
                 Task::Pressure => self.look_at_pressure(),
+                Task::Stalls => self.look_for_stalls(),
+                Task::Overflow => self.look_for_overflow(),
+                Task::Namespaces => self.look_at_namespaces(),
+                Task::Addresses => self.look_at_addresses(),
                 Task::UnixPaths => self.unix_paths_due(),
             }
             self.watch_new();

@@ -143,7 +143,7 @@ impl Kernel<'_> {
     }
 
     /// Looks for the holders of listeners that have none: first among those that are likely, then everywhere.
-    fn find_owners(&mut self) {
+    pub(super) fn find_owners(&mut self) {
         let wanted = self.listeners.unowned(SEARCHES_MAX);
         if wanted.is_empty() {
             return;
