@@ -1,6 +1,6 @@
 //! The verbs of `why502-agent`. Exit codes follow sysexits.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,6 +9,14 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::config::{Config, ConfigError};
 use crate::run::{self, RunError, error_chain};
 use crate::stream::{self, StreamError};
+use crate::{doctor, log};
+
+// Exit codes of sysexits.h.
+const EX_USAGE: u8 = 64;
+const EX_IOERR: u8 = 74;
+const EX_TEMPFAIL: u8 = 75;
+const EX_NOPERM: u8 = 77;
+const EX_CONFIG: u8 = 78;
 
 /// Watches this host for what makes a gateway answer 502, and streams it to the collector as typed facts
 #[derive(Debug, Parser)]
@@ -37,6 +45,14 @@ pub struct Cli {
 enum Verb {
     /// Watch, and stream to the collector, until told to stop
     Run,
+    /// Look at this host once: what would a gateway here fail on, and why
+    ///
+    /// Needs no collector. Exits with 0 if nothing is wrong, 1 if something is, 2 if it could not look everywhere.
+    Doctor {
+        /// How to write the report
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+    },
     /// Show live what is seen, as text; nothing is stored or sent
     Facts {
         /// How to write each fact
@@ -80,22 +96,34 @@ impl CliError {
     /// `sysexits.h` codes, which systemd prints by name.
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Config(_) | Self::Stream(_) => 78,
-            Self::Run(RunError::Locked { .. }) => 75,
-            Self::Run(_) | Self::Write(_) => 74,
+            Self::Config(_) | Self::Stream(_) => EX_CONFIG,
+            Self::Run(RunError::Locked { .. }) => EX_TEMPFAIL,
+            Self::Run(RunError::StateDir { source, .. })
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                EX_NOPERM
+            }
+            Self::Run(_) | Self::Write(_) => EX_IOERR,
         })
     }
 }
 
 /// Runs the verb and prints the error, if there is one, once.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors, and clap knows where each goes.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { EX_USAGE } else { 0 });
+        }
+    };
     if matches!(cli.verb, Verb::JournalReader) {
         return crate::source::journal::reader_main();
     }
-    log_to_stderr();
+    log::init();
     match cli.run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(CliError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }
@@ -107,8 +135,16 @@ pub fn main() -> ExitCode {
 }
 
 impl Cli {
-    fn run(&self) -> Result<(), CliError> {
+    fn run(&self) -> Result<ExitCode, CliError> {
         match &self.verb {
+            Verb::Doctor { format } => return self.doctor(*format),
+            verb => self.run_verb(verb)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn run_verb(&self, verb: &Verb) -> Result<(), CliError> {
+        match verb {
             Verb::Run => {
                 let config = self.config()?;
                 config.check_transport()?;
@@ -141,7 +177,7 @@ impl Cli {
             Verb::Man => clap_mangen::Man::new(Self::command())
                 .render(&mut std::io::stdout())
                 .map_err(CliError::Write),
-            Verb::JournalReader => Ok(()),
+            Verb::Doctor { .. } | Verb::JournalReader => Ok(()),
         }
     }
 
@@ -159,6 +195,15 @@ impl Cli {
         }
         config.insecure_plaintext |= self.insecure_plaintext;
         Ok(config)
+    }
+
+    fn doctor(&self, format: Format) -> Result<ExitCode, CliError> {
+        let report = block_on(doctor::look(&self.config()?))?;
+        match format {
+            Format::Text => say(report.to_string().trim_end())?,
+            Format::Json => say(&serde_json::json!(report).to_string())?,
+        }
+        Ok(ExitCode::from(report.exit_code()))
     }
 
     fn facts(&self, format: Format) -> Result<(), CliError> {
@@ -194,18 +239,4 @@ fn block_on<T>(future: impl Future<Output = Result<T, RunError>>) -> Result<T, R
         .build()
         .map_err(RunError::Signals)?;
     tokio::task::LocalSet::new().block_on(&runtime, future)
-}
-
-fn log_to_stderr() {
-    let builder = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_max_level(tracing::Level::INFO);
-    // The journal has its own time.
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        builder.without_time().init();
-    } else {
-        builder.init();
-    }
 }

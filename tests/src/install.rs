@@ -1,5 +1,5 @@
-//! Agent and collector under test, on the hosts as their packages would put them there: packaged units, their own users,
-//! configuration in /etc/why502, and certificates made for this one lab.
+//! Agent and collector under test, on the hosts as their packages would put them there: packaged
+//! units, their own users, configuration in /etc/why502, and certificates made for this one lab.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -80,6 +80,11 @@ pub fn dress(layer: &Path, build: &Build, names: &[&str]) -> io::Result<()> {
     for name in [AGENT, SERVER] {
         let unit = format!("{name}.service");
         copy(&build.packaging.join(&unit), &units.join(&unit))?;
+        let packaged = build.packaging.join(format!("{name}.sysusers"));
+        if packaged.exists() {
+            copy(&packaged, &users.join(format!("{name}.conf")))?;
+            continue;
+        }
         for user in users_of(&fs::read_to_string(units.join(&unit))?) {
             fs::write(users.join(format!("{user}.conf")), format!("u {user} - \"{name}\"\n"))?;
         }

@@ -1,5 +1,5 @@
-//! Shows one 502 explained: throw-away hosts, nginx on one, a service with a memory limit on another, and the explanation
-//! as it arrives.
+//! Shows one 502 explained: throw-away hosts, nginx on one, a service with a memory limit on another,
+//! and the explanation as it arrives.
 
 use std::io::{self, Write as _};
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Measures what the README promises: how fast a death is in the collector's store, how fast the first failed request is
-//! explained, and what the agent costs while nothing happens.
+//! Measures what the README promises: how fast a death is in the collector's store, how fast the
+//! first failed request is explained, and what the agent costs while nothing happens.
 
 use std::fs;
 use std::io::{self, Write as _};

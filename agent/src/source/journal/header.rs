@@ -84,7 +84,7 @@ pub(super) fn sight(root: &Path) -> Result<(), Blind> {
     Err(match denied {
         Some((path, error)) => Blind {
             reason: format!("cannot read {}: {error}", path.display()),
-            grant: "add the agent's user to group systemd-journal".into(),
+            grant: "add the user of the agent to group systemd-journal".into(),
         },
         None => Blind {
             reason: "no journal in /run/log/journal or /var/log/journal".into(),

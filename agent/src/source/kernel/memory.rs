@@ -93,9 +93,9 @@ impl Memory {
         let above = cgroup.place.ancestors().filter_map(|place| self.cgroups.get(&place.path));
         let limited: Vec<&Cgroup> =
             std::iter::once(cgroup).chain(above).filter(|c| c.last.limit.is_some()).collect();
-        let met = limited.iter().find(|c| {
-            (c.place.path == path && c.last.max > before.max) || c.share_percent() >= 90
-        });
+        let met = limited
+            .iter()
+            .find(|c| (c.place.path == path && c.last.max > before.max) || c.share_percent() >= 90);
         let (scope, limit) = match (met, limited.as_slice()) {
             (Some(met), _) => (v1::OomScope::Cgroup, Some(*met)),
             (None, []) => (v1::OomScope::Global, None),

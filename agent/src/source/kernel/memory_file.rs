@@ -71,9 +71,11 @@ impl Place {
     /// The cgroups above it, nearest first, without the root.
     pub(super) fn ancestors(&self) -> impl Iterator<Item = Self> {
         let path = Path::new(&self.path);
-        path.ancestors().skip(1).filter_map(|path| path.to_str()).filter(|path| path.len() > 1).map(
-            |path| Self { version: self.version, path: path.to_owned() },
-        )
+        path.ancestors()
+            .skip(1)
+            .filter_map(|path| path.to_str())
+            .filter(|path| path.len() > 1)
+            .map(|path| Self { version: self.version, path: path.to_owned() })
     }
 
     /// Reads it whole. `None`: it is not there, or has no memory controller.
@@ -143,7 +145,10 @@ mod tests {
     #[test]
     fn where_memory_is_counted() {
         let unified = place("0::/system.slice/api.service\n").unwrap();
-        assert_eq!((unified.version, unified.path.as_str()), (Version::V2, "/system.slice/api.service"));
+        assert_eq!(
+            (unified.version, unified.path.as_str()),
+            (Version::V2, "/system.slice/api.service")
+        );
         let hybrid = "9:name=systemd:/a.service\n4:cpu,memory:/b.service\n0::/\n";
         let hybrid = place(hybrid).unwrap();
         assert_eq!((hybrid.version, hybrid.path.as_str()), (Version::V1, "/b.service"));
@@ -211,7 +216,10 @@ mod tests {
         let text = "some avg10=1.53 avg60=0.00 avg300=0.00 total=503972\n\
             full avg10=0.07 avg60=0.00 avg300=0.00 total=482724\n";
         assert_eq!(pressure(text), Some((153, 7)));
-        assert_eq!(pressure("some avg10=100.00 avg60=0.00 avg300=0.00 total=1\n"), Some((10000, 0)));
+        assert_eq!(
+            pressure("some avg10=100.00 avg60=0.00 avg300=0.00 total=1\n"),
+            Some((10000, 0))
+        );
         for garbage in ["", "some avg10=", "some avg10=1.5", "full avg10=1.00"] {
             assert_eq!(pressure(garbage), None, "{garbage}");
         }
