@@ -3,9 +3,16 @@
 //! Sources read, [`observe`] carries what they saw to one place, the spool makes it durable, the stream delivers
 //! it. Nothing flows the other way but acknowledgements.
 
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod delivery;
+pub mod doctor;
 pub mod hostfd;
+pub mod log;
 pub mod observe;
 pub mod redact;
+pub mod run;
 pub mod source;
 pub mod spool;
+pub mod stream;

@@ -1,3 +1,5 @@
-//! Placeholder: not written yet.
+//! `why502-agent`; see the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    why502_agent::cli::main()
+}

@@ -50,3 +50,16 @@ pub struct UnixClient {
     /// Effective user of the process that connects, and its groups. `None`: not known.
     pub user: Option<(u32, Vec<u32>)>,
 }
+
+/// This boot of this host; a fixed word where the kernel does not tell.
+pub fn boot_id(roots: &Roots) -> String {
+    std::fs::read_to_string(roots.proc.join("sys/kernel/random/boot_id"))
+        .map_or_else(|_| "unknown-boot".to_owned(), |text| text.trim().to_owned())
+}
+
+/// PRETTY_NAME of os-release(5), "" if there is none.
+pub fn distribution(roots: &Roots) -> String {
+    let text = std::fs::read_to_string(roots.root.join("etc/os-release")).unwrap_or_default();
+    let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.map(|name| name.trim_matches('"').to_owned()).unwrap_or_default()
+}

@@ -1,255 +1,154 @@
-//! Facts wait here until the collector has them on its disk.
+//! Where facts wait for the collector: a log of checksummed records in files of some 4 MiB each.
 //!
-//! A directory of segments, each an append-only file: a header (`length u8, boot, next sequence number u64 LE`), then
-//! records of `length u32 LE, crc32 u32 LE, payload`. A payload is one [`Record`]. Invariants:
-//! - [`Spool::append`] returns after `fdatasync`: what it took survives `kill -9` and power loss.
-//! - A segment is deleted when all of it is acknowledged, or as the oldest at [`SpoolConfig::bytes_max`]; the loss
-//!   is returned so that a fact can tell it.
-//! - A damaged record costs itself and what follows it in its segment, never the segment before or after.
-//! - Marks travel in the records, and are repeated at the head of each new segment, so that deleting the old ones
-//!   forgets none.
+//! Invariants: what [`Spool::append`] called durable is found again after any crash, once; a mark is never durable
+//! before the facts that it stands behind; a file is removed only when everything in it is stored by the collector, or
+//! at the bound, and then a `facts_dropped` tells. No file refers to another, so there is no order of unlink and
+//! sync that a crash could break. While the disk refuses, the newest facts wait in memory and are still delivered.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::fs::{self, File, OpenOptions};
+mod acked;
+mod queue;
+mod record;
+mod replay;
+mod segment;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use prost::Message;
+use tracing::{info, warn};
 use why502_proto::v1::Fact;
+use why502_proto::{Kind, v1};
 
+use crate::clock::Moment;
 use crate::observe::{Mark, Marks};
+use acked::Acked;
+use queue::{Loss, Queue};
+use record::Entry;
+use replay::Cursor;
+use segment::Segment;
 
-/// A segment is closed at this size: small enough that space comes back soon, large enough that creating files does
-/// not show.
-const SEGMENT_BYTES_MAX: u64 = 4 << 20;
-/// Larger records are damage: a fact is at most some KiB.
-const RECORD_BYTES_MAX: u32 = 1 << 20;
+/// A segment is followed by the next one soon after this size: small enough to give the disk back in steps, large
+/// enough that files are rare.
+const SEGMENT_MAX: u64 = 4 * 1024 * 1024;
 
-/// Numbers left out after damage: what stood there may have been delivered, and a number must never name two facts.
-const DAMAGE_GAP: u64 = 1 << 20;
+/// How much is encoded and written at once.
+const WRITE_MAX: usize = 256 * 1024;
 
 /// Where and how much.
 #[derive(Clone, Debug)]
 pub struct SpoolConfig {
-    /// Directory of the segments, created if absent.
+    /// Directory, owned by the agent, on a local disk. Made if need be.
     pub dir: PathBuf,
-    /// Bound on all segments together.
+    /// Bound on the files in it. The oldest go first, and a `facts_dropped` tells.
     pub bytes_max: u64,
 }
 
-/// Why the spool cannot be used.
+/// Why there is no spool.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
-    /// A file operation failed.
+    /// The directory cannot be made or listed.
     #[error("cannot {what} {}", path.display())]
     Io {
         /// What was tried.
         what: &'static str,
-        /// On which file.
+        /// Where.
         path: PathBuf,
         /// What the kernel said.
         source: io::Error,
     },
 }
 
-/// Facts that were lost, to be told by a `facts_dropped`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lost {
-    /// How many, as far as that can be told; at least 1 for each damaged place.
-    pub count: u64,
-    /// Lowest and highest sequence number among them; 0: not known.
-    pub first_seq: u64,
-    /// Highest.
-    pub last_seq: u64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Record {
-    #[prost(message, optional, tag = "1")]
-    fact: Option<Fact>,
-    #[prost(string, tag = "2")]
-    mark_name: String,
-    #[prost(string, tag = "3")]
-    mark_position: String,
-}
-
-#[derive(Debug)]
-struct Segment {
-    number: u64,
-    boot: String,
-    path: PathBuf,
-    bytes: u64,
-    first_seq: u64,
-    last_seq: u64,
-    facts: u64,
-}
-
-/// The spool of one agent. The caller holds the lock on the state directory.
+/// Facts on disk, from the first that the collector has not to the newest.
 #[derive(Debug)]
 pub struct Spool {
-    config: SpoolConfig,
+    dir: PathBuf,
     boot: String,
-    next_seq: u64,
+    size_max: u64,
+    segment_max: u64,
+    /// Oldest first. The last one is written to while `active` is there.
     segments: VecDeque<Segment>,
     active: Option<File>,
+    next_index: u64,
+    next_seq: u64,
+    acked: Acked,
+    /// Marks that are on disk.
     marks: Marks,
-}
-
-/// What the spool found at its start.
-#[derive(Debug, Default)]
-pub struct Opened {
-    /// Damage that was met.
-    pub lost: Lost,
-    /// There was a spool of the same boot: the agent carries on.
-    pub continued: bool,
+    queue: Queue,
+    /// The last write failed.
+    refused: bool,
+    last_sign_us: Option<u64>,
+    /// Where the last read ended: the next one goes on from there.
+    cursor: Cursor,
 }
 
 impl Spool {
-    /// Opens or creates the spool for `boot`.
+    /// Opens the spool, and makes it if need be. Damaged records are left out and told of. `boot` is the boot that new
+    /// facts belong to.
     ///
     /// # Errors
-    /// If the directory cannot be created or listed. Damaged files are no error.
-    pub fn open(config: SpoolConfig, boot: &str) -> Result<(Self, Opened), SpoolError> {
-        fs::create_dir_all(&config.dir).map_err(io_error("create", &config.dir))?;
-        let mut opened = Opened::default();
+    /// If the directory cannot be made or listed. Files that cannot be read or written are no error.
+    pub fn open(config: &SpoolConfig, boot: &str) -> Result<Self, SpoolError> {
+        let dir = &config.dir;
+        let error = |what| move |source| SpoolError::Io { what, path: dir.clone(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(error("create"))?;
         let mut spool = Self {
             boot: boot.to_owned(),
-            next_seq: 1,
-            segments: VecDeque::new(),
+            size_max: config.bytes_max,
+            segment_max: SEGMENT_MAX.min(config.bytes_max / 4),
+            segments: Segment::list(dir).map_err(error("list"))?.into(),
             active: None,
-            marks: BTreeMap::new(),
-            config,
+            next_index: 1,
+            next_seq: 1,
+            acked: Acked::load(dir),
+            marks: Marks::new(),
+            queue: Queue::default(),
+            refused: false,
+            last_sign_us: None,
+            cursor: Cursor::default(),
+            dir: dir.clone(),
         };
-        for (number, path) in list(&spool.config.dir)? {
-            let Some((segment, marks, damaged)) = scan(number, &path) else {
-                opened.lost.count += 1;
-                let _ = fs::remove_file(&path);
-                continue;
-            };
-            opened.lost.count += damaged;
-            spool.marks.extend(marks);
-            if segment.boot == spool.boot {
-                opened.continued = true;
-                let gap = if damaged > 0 { DAMAGE_GAP } else { 0 };
-                spool.next_seq = spool.next_seq.max(segment.last_seq + 1 + gap);
+        let damaged = spool.recover();
+        // Told first, mended then: a crash between the two tells twice, never not at all.
+        if spool.append(&mut []) {
+            for index in damaged {
+                spool.mend(index);
             }
-            spool.segments.push_back(segment);
         }
-        Ok((spool, opened))
+        spool.remove_stored();
+        Ok(spool)
     }
 
-    /// Sequence number that the next fact will get.
-    pub fn next_seq(&self) -> u64 {
-        self.next_seq
-    }
-
-    /// The collector knows facts of this boot up to `stored`, more than the spool ever wrote: its directory was lost.
-    /// What is here gets numbers behind those.
-    ///
-    /// # Errors
-    /// If the facts cannot be read or written anew.
-    pub fn renumber_after(&mut self, stored: u64) -> Result<(), SpoolError> {
-        let boot = self.boot.clone();
-        let facts = self.read_after(&boot, 0, usize::MAX, usize::MAX)?;
-        let old: Vec<u64> =
-            self.segments.iter().filter(|s| s.boot == boot).map(|s| s.number).collect();
-        self.next_seq = self.next_seq.max(stored + 1);
-        self.create_segment()?;
-        let mut batch: Vec<_> = facts.into_iter().map(|fact| (Some(fact), None)).collect();
-        self.append(&mut batch)?;
-        self.segments.retain(|segment| {
-            let goes = old.contains(&segment.number);
-            if goes {
-                let _ = fs::remove_file(&segment.path);
-            }
-            !goes
-        });
-        Ok(())
-    }
-
-    /// Where each source begins again.
+    /// Marks that were on disk when the last append was.
     pub fn marks(&self) -> &Marks {
         &self.marks
     }
 
-    /// Numbers the facts and makes them and the marks durable. On failure nothing is taken and the same batch may be
-    /// tried again.
-    ///
-    /// # Errors
-    /// If the disk is full or the file cannot be written.
-    pub fn append(&mut self, batch: &mut [(Option<Fact>, Option<Mark>)]) -> Result<(), SpoolError> {
-        let mut bytes = Vec::new();
-        let mut seq = self.next_seq;
-        let mut facts = 0;
-        for (fact, mark) in batch.iter_mut() {
-            if let Some(fact) = fact {
-                fact.seq = seq;
-                seq += 1;
-                facts += 1;
-            }
-            encode(&mut bytes, fact.clone(), mark.as_ref());
-        }
-        self.ensure_active()?;
-        let Some(segment) = self.segments.back_mut() else { return Ok(()) };
-        let Some(file) = self.active.as_mut() else { return Ok(()) };
-        let written = file.write_all(&bytes).and_then(|()| file.sync_data());
-        if let Err(source) = written {
-            // Cut off what was half written, so that a later attempt does not stand behind damage.
-            let _ = file.set_len(segment.bytes);
-            self.active = None;
-            return Err(SpoolError::Io { what: "write", path: segment.path.clone(), source });
-        }
-        segment.bytes += bytes.len() as u64;
-        if facts > 0 {
-            if segment.first_seq == 0 {
-                segment.first_seq = self.next_seq;
-            }
-            segment.last_seq = seq - 1;
-            segment.facts += facts;
-        }
-        self.next_seq = seq;
-        for mark in batch.iter().filter_map(|(_, mark)| mark.as_ref()) {
-            self.marks.insert(mark.name.clone(), mark.position.clone());
-        }
-        Ok(())
+    /// Boot time of the last sign of an earlier run in this boot.
+    pub fn last_sign_us(&self) -> Option<u64> {
+        self.last_sign_us
     }
 
-    /// Deletes the oldest segments beyond the bound and tells what was in them.
-    pub fn enforce_bound(&mut self) -> Option<Lost> {
-        let mut lost = Lost::default();
-        while self.bytes() > self.config.bytes_max && self.segments.len() > 1 {
-            let Some(segment) = self.segments.pop_front() else { break };
-            let _ = fs::remove_file(&segment.path);
-            lost.count += segment.facts;
-            if segment.boot == self.boot && segment.facts > 0 {
-                lost.first_seq =
-                    if lost.first_seq == 0 { segment.first_seq } else { lost.first_seq };
-                lost.last_seq = segment.last_seq;
-            }
-        }
-        (lost.count > 0).then_some(lost)
+    /// The next fact will have this `seq`.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
     }
 
-    /// The collector has everything of `boot` up to `seq`: whole segments of it go. The newest segment of the running
-    /// boot stays, for its marks and its numbering.
-    pub fn forget(&mut self, boot: &str, seq: u64) {
-        let newest = self.segments.back().map(|segment| segment.number);
-        self.segments.retain(|segment| {
-            let done = segment.boot == boot
-                && segment.last_seq <= seq
-                && (Some(segment.number) != newest || segment.boot != self.boot);
-            if done {
-                let _ = fs::remove_file(&segment.path);
-            }
-            !done
-        });
+    /// The disk refuses: facts wait in memory.
+    pub fn is_refused(&self) -> bool {
+        self.refused
     }
 
-    /// Boots with facts in the spool, oldest first; the running boot is the last.
+    /// Boots that have facts here, oldest first; the running one is the last, with or without.
     pub fn boots(&self) -> Vec<String> {
         let mut boots: Vec<String> = Vec::new();
-        for segment in self.segments.iter().filter(|segment| segment.facts > 0) {
-            if !boots.contains(&segment.boot) && segment.boot != self.boot {
+        let others =
+            self.segments.iter().filter(|s| s.boot != self.boot && s.last_seq >= s.first_seq);
+        for segment in others {
+            if !boots.contains(&segment.boot) {
                 boots.push(segment.boot.clone());
             }
         }
@@ -257,361 +156,265 @@ impl Spool {
         boots
     }
 
-    /// Facts of `boot` after `seq`, in order, at most `facts_max` and about `bytes_max`.
-    ///
-    /// # Errors
-    /// If a segment cannot be read.
-    pub fn read_after(
-        &self,
-        boot: &str,
-        seq: u64,
-        facts_max: usize,
-        bytes_max: usize,
-    ) -> Result<Vec<Fact>, SpoolError> {
-        let mut facts = Vec::new();
-        let mut size = 0;
-        for segment in &self.segments {
-            if segment.boot != boot || segment.last_seq <= seq {
-                continue;
-            }
-            let bytes = fs::read(&segment.path).map_err(io_error("read", &segment.path))?;
-            let Some((_, _, mut rest)) = header(&bytes) else { continue };
-            while let Step::Record(record, after) = next_record(rest) {
-                rest = after;
-                let Some(fact) = record.fact.filter(|fact| fact.seq > seq) else { continue };
-                let len = fact.encoded_len();
-                if !facts.is_empty() && (facts.len() >= facts_max || size + len > bytes_max) {
-                    return Ok(facts);
-                }
-                size += len;
-                facts.push(fact);
-            }
-        }
-        Ok(facts)
-    }
-
     /// Bytes on disk.
-    pub fn bytes(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
-    /// The last segment, if it is of this boot and has room; else a new one.
-    fn ensure_active(&mut self) -> Result<(), SpoolError> {
-        let usable = self
-            .segments
-            .back()
-            .is_some_and(|last| last.boot == self.boot && last.bytes < SEGMENT_BYTES_MAX);
-        if usable && self.active.is_some() {
-            return Ok(());
+    /// Gives each fact its `seq` and makes the batch durable. `false`: the disk refused, and the facts wait in memory
+    /// until it does not; nothing needs to be appended again.
+    ///
+    /// A mark without a fact waits for the next fact, or for [`Spool::save`]: to read again what made no fact does no
+    /// harm, and saves a write.
+    pub fn append(&mut self, batch: &mut [(Option<Fact>, Option<Mark>)]) -> bool {
+        self.tell_losses();
+        for (fact, mark) in batch {
+            match (fact, mark) {
+                (Some(fact), mark) => {
+                    fact.seq = self.next_seq;
+                    self.next_seq += 1;
+                    self.queue.push(fact.clone(), mark.clone());
+                }
+                (None, Some(mark)) => self.queue.mark(mark.clone()),
+                (None, None) => {}
+            }
         }
-        if usable && let Some(last) = self.segments.back() {
-            // Behind damage nothing would be read: a segment is only continued where it was read to its end.
-            let whole = fs::metadata(&last.path).is_ok_and(|meta| meta.len() == last.bytes);
-            if whole {
-                let file = OpenOptions::new().append(true).open(&last.path);
-                self.active = Some(file.map_err(io_error("open", &last.path))?);
+        if self.queue.is_empty() { !self.refused } else { self.write_queue() }
+    }
+
+    /// Something was lost outside of the spool; the next append tells.
+    pub fn lost(&mut self, count: u64, reason: &'static str) {
+        self.queue.lose(Loss { count, first_seq: 0, last_seq: 0, reason });
+    }
+
+    /// Makes waiting marks durable too, and what the disk refused before.
+    pub fn save(&mut self) -> bool {
+        self.tell_losses();
+        self.save_acked();
+        self.queue.is_saved() || self.write_queue()
+    }
+
+    /// The collector has stored everything of `boot` up to `seq`.
+    pub fn forget(&mut self, boot: &str, seq: u64) {
+        self.acked.raise(boot, seq);
+        if boot == self.boot {
+            self.queue.forget(seq);
+        }
+        self.remove_stored();
+    }
+
+    /// The collector knows facts of this boot that this spool never held: the state directory was lost. Gives the facts
+    /// that wait here new places behind `stored_seq`, so that they are not taken for those.
+    pub fn renumber_after(&mut self, stored_seq: u64) {
+        if stored_seq < self.next_seq {
+            return;
+        }
+        warn!(
+            stored_seq,
+            next_seq = self.next_seq,
+            "the collector knows more of this boot than the spool; facts are renumbered"
+        );
+        self.active = None;
+        self.cursor = Cursor::default();
+        let (old, other): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.segments)
+            .into_iter()
+            .partition(|segment| segment.boot == self.boot);
+        self.segments = other;
+        let waiting = self.queue.take();
+        self.next_seq = stored_seq + 1;
+        for mut segment in old {
+            let mut entries = Vec::new();
+            if let Err(error) = segment.scan(|entry| entries.push(entry.clone())) {
+                warn!(%error, path = %segment.path.display(), "cannot read the spool");
+            }
+            entries.into_iter().for_each(|entry| self.push_again(entry));
+            if self.write_queue() {
+                remove(&segment.path);
+            }
+        }
+        waiting.into_iter().for_each(|entry| self.push_again(entry));
+        self.write_queue();
+        self.forget(&self.boot.clone(), stored_seq);
+    }
+
+    fn push_again(&mut self, entry: Entry) {
+        if let Some(mut fact) = entry.fact {
+            fact.seq = self.next_seq;
+            self.next_seq += 1;
+            self.queue.push(fact, None);
+        }
+    }
+
+    /// Losses are told when there is room: while the disk refuses they only add up.
+    fn tell_losses(&mut self) {
+        if self.refused {
+            return;
+        }
+        for loss in self.queue.take_losses() {
+            let Loss { count, first_seq, last_seq, reason } = loss;
+            let reason = reason.to_owned();
+            let dropped = v1::FactsDropped { count, first_seq, last_seq, reason };
+            let Moment { boottime_us, realtime_us } = Moment::now();
+            let kind = Some(Kind::FactsDropped(dropped));
+            self.queue.push(Fact { seq: self.next_seq, boottime_us, realtime_us, kind }, None);
+            self.next_seq += 1;
+        }
+    }
+
+    fn write_queue(&mut self) -> bool {
+        match self.try_write_queue() {
+            Ok(()) => {
+                if std::mem::take(&mut self.refused) {
+                    info!(dir = %self.dir.display(), "the spool can be written again");
+                }
+                self.hold_bound();
+                true
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.refused, true) {
+                    warn!(%error, dir = %self.dir.display(),
+                        "cannot write the spool; the newest facts wait in memory and would not survive a restart");
+                }
+                self.queue.hold_bound();
+                false
+            }
+        }
+    }
+
+    /// One write, one fdatasync, however much waits.
+    fn try_write_queue(&mut self) -> io::Result<()> {
+        let first_seq = self.queue.first_seq().unwrap_or(self.next_seq);
+        self.active(first_seq)?;
+        let entries = self.queue.entries();
+        let (Some(file), Some(segment)) = (&mut self.active, self.segments.back_mut()) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let written = write_entries(file, &entries);
+        match written {
+            Ok(bytes) => {
+                segment.bytes += bytes;
+                for entry in entries {
+                    segment.last_seq =
+                        entry.fact.as_ref().map_or(segment.last_seq, |fact| fact.seq);
+                    if !entry.mark.is_empty() {
+                        self.marks.insert(entry.mark.clone(), entry.position.clone());
+                    }
+                }
+                self.queue.saved();
+                Ok(())
+            }
+            Err(error) => {
+                // After a failed sync nobody knows what the disk holds: cut it off, and go on in a new file
+                // if even that fails.
+                if file.set_len(segment.bytes).is_err() {
+                    self.active = None;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes sure that there is a file to write to, with room in it.
+    fn active(&mut self, first_seq: u64) -> io::Result<()> {
+        if let (Some(file), Some(segment)) = (&mut self.active, self.segments.back_mut()) {
+            if segment.bytes < self.segment_max {
                 return Ok(());
             }
+            let end = Entry { end: true, ..Entry::default() };
+            segment.bytes += write_entries(file, &[&end])?;
+            self.active = None;
         }
-        self.create_segment()
-    }
-
-    fn create_segment(&mut self) -> Result<(), SpoolError> {
-        let number = self.segments.back().map_or(1, |last| last.number + 1);
-        let path = self.config.dir.join(format!("{number:016}.spool"));
-        let mut bytes = vec![u8::try_from(self.boot.len()).unwrap_or(0)];
-        bytes.extend_from_slice(self.boot.as_bytes());
-        bytes.extend_from_slice(&self.next_seq.to_le_bytes());
-        for (name, position) in &self.marks {
-            let mark = Mark { name: name.clone(), position: position.clone() };
-            encode(&mut bytes, None, Some(&mark));
+        let (mut segment, mut file) =
+            Segment::create(&self.dir, self.next_index, first_seq, &self.boot)?;
+        self.next_index += 1;
+        // Older files may go at any time: the marks go with the newest.
+        let marks: Vec<Entry> =
+            self.marks.iter().map(|(name, position)| mark_entry(name, position)).collect();
+        match write_entries(&mut file, &marks.iter().collect::<Vec<_>>()) {
+            Ok(bytes) => segment.bytes = bytes,
+            Err(error) => {
+                remove(&segment.path);
+                return Err(error);
+            }
         }
-        let created = OpenOptions::new().create(true).truncate(true).write(true).open(&path);
-        let mut file = created.map_err(io_error("create", &path))?;
-        let written = file
-            .write_all(&bytes)
-            .and_then(|()| file.sync_all())
-            // The name must be on disk before a record in it counts as safe.
-            .and_then(|()| File::open(&self.config.dir)?.sync_all());
-        if let Err(source) = written {
-            let _ = fs::remove_file(&path);
-            return Err(SpoolError::Io { what: "write", path, source });
-        }
+        self.segments.push_back(segment);
         self.active = Some(file);
-        self.segments.push_back(Segment {
-            number,
-            boot: self.boot.clone(),
-            path,
-            bytes: bytes.len() as u64,
-            first_seq: 0,
-            last_seq: self.next_seq - 1,
-            facts: 0,
-        });
         Ok(())
     }
-}
 
-fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SpoolError {
-    let path = path.to_owned();
-    move |source| SpoolError::Io { what, path, source }
-}
-
-/// Segments by number. Other files are left alone.
-fn list(dir: &Path) -> Result<BTreeMap<u64, PathBuf>, SpoolError> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(dir).map_err(io_error("list", dir))? {
-        let path = entry.map_err(io_error("list", dir))?.path();
-        let number = (path.extension().is_some_and(|extension| extension == "spool"))
-            .then(|| path.file_stem()?.to_str()?.parse().ok())
-            .flatten();
-        if let Some(number) = number {
-            found.insert(number, path);
-        }
-    }
-    Ok(found)
-}
-
-fn encode(bytes: &mut Vec<u8>, fact: Option<Fact>, mark: Option<&Mark>) {
-    let record = Record {
-        fact,
-        mark_name: mark.map(|mark| mark.name.clone()).unwrap_or_default(),
-        mark_position: mark.map(|mark| mark.position.clone()).unwrap_or_default(),
-    };
-    let payload = record.encode_to_vec();
-    let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-    bytes.extend_from_slice(&len.to_le_bytes());
-    bytes.extend_from_slice(&crc32fast::hash(&payload).to_le_bytes());
-    bytes.extend_from_slice(&payload);
-}
-
-/// Boot of a segment, the number of its first fact, and its records.
-fn header(bytes: &[u8]) -> Option<(String, u64, &[u8])> {
-    let len = usize::from(*bytes.first()?);
-    let boot = std::str::from_utf8(bytes.get(1..=len)?).ok()?;
-    // A header has no checksum of its own: only the form of a boot id is taken.
-    let plausible =
-        !boot.is_empty() && boot.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    let next_seq = u64::from_le_bytes(bytes.get(len + 1..len + 9)?.try_into().ok()?);
-    (plausible && next_seq > 0).then(|| (boot.to_owned(), next_seq, &bytes[len + 9..]))
-}
-
-enum Step<'a> {
-    Record(Record, &'a [u8]),
-    End,
-    Damaged,
-}
-
-fn next_record(bytes: &[u8]) -> Step<'_> {
-    if bytes.is_empty() {
-        return Step::End;
-    }
-    let parsed = (|| {
-        let len = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?);
-        let crc = u32::from_le_bytes(bytes.get(4..8)?.try_into().ok()?);
-        if len > RECORD_BYTES_MAX {
-            return None;
-        }
-        let end = 8 + usize::try_from(len).ok()?;
-        let payload = bytes.get(8..end)?;
-        (crc32fast::hash(payload) == crc).then_some(())?;
-        Some((Record::decode(payload).ok()?, &bytes[end..]))
-    })();
-    parsed.map_or(Step::Damaged, |(record, rest)| Step::Record(record, rest))
-}
-
-/// Reads a segment: what is in it, its marks, and how many damaged places. `None`: not even its header can be read.
-fn scan(number: u64, path: &Path) -> Option<(Segment, Marks, u64)> {
-    let bytes = fs::read(path).ok()?;
-    let (boot, next_seq, mut rest) = header(&bytes)?;
-    let mut segment = Segment {
-        number,
-        boot,
-        path: path.to_owned(),
-        bytes: 0,
-        first_seq: 0,
-        last_seq: next_seq - 1,
-        facts: 0,
-    };
-    let mut marks = Marks::new();
-    let mut damaged = 0;
-    loop {
-        match next_record(rest) {
-            Step::Record(record, after) => {
-                rest = after;
-                if !record.mark_name.is_empty() {
-                    marks.insert(record.mark_name, record.mark_position);
-                }
-                if let Some(fact) = record.fact {
-                    if segment.first_seq == 0 {
-                        segment.first_seq = fact.seq;
-                    }
-                    segment.last_seq = fact.seq;
-                    segment.facts += 1;
-                }
-            }
-            Step::End => break,
-            Step::Damaged => {
-                damaged = 1;
-                break;
+    /// Drops the oldest files until the rest is within the bound.
+    fn hold_bound(&mut self) {
+        while self.size() > self.size_max && self.segments.len() > 1 {
+            let Some(oldest) = self.segments.pop_front() else { return };
+            remove(&oldest.path);
+            let first_seq = oldest.first_seq.max(self.acked.of(&oldest.boot) + 1);
+            if oldest.last_seq >= first_seq {
+                let count = oldest.last_seq - first_seq + 1;
+                warn!(count, "the spool is full; the oldest facts are dropped");
+                self.queue.lose(Loss {
+                    count,
+                    first_seq,
+                    last_seq: oldest.last_seq,
+                    reason: "spool full",
+                });
             }
         }
     }
-    segment.bytes = (bytes.len() - rest.len()) as u64;
-    Some((segment, marks, damaged))
+
+    /// Removes the files that hold nothing that the collector has not.
+    fn remove_stored(&mut self) {
+        let active = self.active.as_ref().and(self.segments.back()).map(|segment| segment.index);
+        let acked = &self.acked;
+        self.segments.retain(|segment| {
+            let stored =
+                segment.last_seq < segment.first_seq || segment.last_seq <= acked.of(&segment.boot);
+            let done = stored && Some(segment.index) != active;
+            if done {
+                remove(&segment.path);
+            }
+            !done
+        });
+    }
+
+    fn save_acked(&mut self) {
+        let mut boots: Vec<&str> =
+            self.segments.iter().map(|segment| segment.boot.as_str()).collect();
+        boots.push(&self.boot);
+        self.acked.keep(&boots);
+        if let Err(error) = self.acked.save()
+            && !self.refused
+        {
+            warn!(%error, "cannot note what the collector has; it will be sent again after a restart");
+        }
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use why502_proto::{Kind, v1};
-
-    use super::*;
-
-    fn config(dir: &Path) -> SpoolConfig {
-        SpoolConfig { dir: dir.to_owned(), bytes_max: 64 << 20 }
-    }
-
-    fn open(dir: &Path) -> (Spool, Opened) {
-        Spool::open(config(dir), "boot-a").unwrap()
-    }
-
-    fn fact(pid: u32) -> Fact {
-        let exited = v1::ProcessExited { pid, ..v1::ProcessExited::default() };
-        Fact { kind: Some(Kind::ProcessExited(exited)), ..Fact::default() }
-    }
-
-    fn pids(spool: &Spool, after: u64) -> Vec<u32> {
-        let facts = spool.read_after("boot-a", after, usize::MAX, usize::MAX).unwrap();
-        assert!(facts.is_sorted_by(|a, b| a.seq < b.seq));
-        facts
-            .into_iter()
-            .map(|fact| match fact.kind {
-                Some(Kind::ProcessExited(exited)) => exited.pid,
-                other => panic!("{other:?}"),
-            })
-            .collect()
-    }
-
-    fn mark(position: u32) -> Mark {
-        Mark { name: "journal".into(), position: position.to_string() }
-    }
-
-    proptest! {
-        /// Against a model, with a crash (drop and open again) at any point.
-        #[test]
-        fn holds_what_it_took(steps in proptest::collection::vec((0u8..4, 1u32..40), 1..40)) {
-            let dir = tempfile::tempdir().unwrap();
-            let mut spool = open(dir.path()).0;
-            let (mut model, mut next, mut marked) = (Vec::new(), 1u32, None);
-            for (step, n) in steps {
-                match step {
-                    0 => spool = open(dir.path()).0,
-                    1 => {
-                        let acked = u64::from(n).min(spool.next_seq() - 1);
-                        spool.forget("boot-a", acked);
-                    }
-                    _ => {
-                        let mut batch: Vec<_> =
-                            (next..next + n).map(|pid| (Some(fact(pid)), Some(mark(pid)))).collect();
-                        spool.append(&mut batch).unwrap();
-                        model.extend(next..next + n);
-                        next += n;
-                        marked = Some((next - 1).to_string());
-                    }
-                }
-                prop_assert_eq!(spool.next_seq(), u64::from(next));
-                prop_assert_eq!(spool.marks().get("journal").cloned(), marked.clone());
-                let held = pids(&spool, 0);
-                prop_assert!(model.ends_with(&held), "{:?} is no end of {:?}", held, model);
-            }
-        }
-
-        /// One flipped bit, or a cut tail: the facts before it are there, and the spool goes on.
-        #[test]
-        fn damage_costs_only_itself(at in any::<prop::sample::Index>(), bit in 0u8..8, cut in any::<bool>()) {
-            let dir = tempfile::tempdir().unwrap();
-            let mut spool = open(dir.path()).0;
-            for pid in 1..=20 {
-                spool.append(&mut [(Some(fact(pid)), None)]).unwrap();
-            }
-            drop(spool);
-            let path = list(dir.path()).unwrap().into_values().next().unwrap();
-            let mut bytes = fs::read(&path).unwrap();
-            let at = at.index(bytes.len());
-            if cut { bytes.truncate(at) } else { bytes[at] ^= 1 << bit }
-            fs::write(&path, &bytes).unwrap();
-
-            let (mut spool, opened) = open(dir.path());
-            let kept = pids(&spool, 0);
-            prop_assert!((1..=20).collect::<Vec<_>>().starts_with(&kept));
-            // A cut between two records cannot be told from a spool that ended there.
-            prop_assert!(opened.lost.count > 0 || kept.len() == 20 || cut || at < 16, "{:?}", opened);
-            spool.append(&mut [(Some(fact(99)), None)]).unwrap();
-            drop(spool);
-            let mut expected = kept;
-            expected.push(99);
-            prop_assert_eq!(pids(&open(dir.path()).0, 0), expected);
+/// Appends and syncs; the length that was added.
+fn write_entries(file: &mut File, entries: &[&Entry]) -> io::Result<u64> {
+    let mut bytes = Vec::new();
+    let mut written = 0;
+    for entry in entries {
+        // Too large for a record: the sources bound their texts, so nothing real is.
+        record::write(entry, &mut bytes);
+        if bytes.len() >= WRITE_MAX {
+            file.write_all(&bytes)?;
+            written += bytes.len() as u64;
+            bytes.clear();
         }
     }
+    file.write_all(&bytes)?;
+    file.sync_data()?;
+    Ok(written + bytes.len() as u64)
+}
 
-    #[test]
-    fn the_bound_costs_the_oldest_and_says_so() {
-        let dir = tempfile::tempdir().unwrap();
-        let config = SpoolConfig { dir: dir.path().to_owned(), bytes_max: 9 << 20 };
-        let (mut spool, _) = Spool::open(config, "boot-a").unwrap();
-        let mut lost = Lost::default();
-        let text = "x".repeat(1000);
-        for _ in 0..12 {
-            let words = v1::UnitLastWords { lines: vec![text.clone()], ..Default::default() };
-            let fact = Fact { kind: Some(Kind::UnitLastWords(words)), ..Fact::default() };
-            let mut batch = vec![(Some(fact), Some(mark(7))); 1000];
-            spool.append(&mut batch).unwrap();
-            if let Some(more) = spool.enforce_bound() {
-                assert_eq!(more.first_seq, lost.last_seq + 1, "no gap between two losses");
-                lost = Lost { count: lost.count + more.count, ..more };
-            }
-        }
-        assert!(spool.bytes() <= 9 << 20);
-        assert_eq!(lost.count, lost.last_seq, "what is told is what is gone");
-        let left = spool.read_after("boot-a", 0, usize::MAX, usize::MAX).unwrap();
-        assert_eq!(left[0].seq, lost.last_seq + 1);
-        assert_eq!(left.last().unwrap().seq, 12_000);
-        assert_eq!(open(dir.path()).0.marks()["journal"], "7");
-    }
+fn mark_entry(name: &str, position: &str) -> Entry {
+    Entry { mark: name.to_owned(), position: position.to_owned(), ..Entry::default() }
+}
 
-    #[test]
-    fn another_boot_keeps_its_facts_and_starts_at_one() {
-        let dir = tempfile::tempdir().unwrap();
-        open(dir.path()).0.append(&mut [(Some(fact(1)), Some(mark(1)))]).unwrap();
-        let (mut spool, opened) = Spool::open(config(dir.path()), "boot-b").unwrap();
-        assert!(!opened.continued);
-        assert_eq!(spool.next_seq(), 1);
-        assert_eq!(spool.boots(), ["boot-a", "boot-b"]);
-        spool.append(&mut [(Some(fact(2)), None)]).unwrap();
-        assert_eq!(pids(&spool, 0), [1]);
-        spool.forget("boot-a", 1);
-        assert_eq!(spool.boots(), ["boot-b"]);
-    }
-
-    #[test]
-    fn a_lost_directory_does_not_reuse_numbers() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut spool = open(dir.path()).0;
-        spool.append(&mut [(Some(fact(1)), Some(mark(3))), (Some(fact(2)), None)]).unwrap();
-        spool.renumber_after(100).unwrap();
-        let facts = spool.read_after("boot-a", 100, 10, 1 << 20).unwrap();
-        assert_eq!(facts.iter().map(|fact| fact.seq).collect::<Vec<_>>(), [101, 102]);
-        let spool = open(dir.path()).0;
-        assert_eq!(spool.next_seq(), 103);
-        assert_eq!(spool.marks()["journal"], "3");
-    }
-
-    #[test]
-    fn a_batch_is_cut_by_count_and_by_size() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut spool = open(dir.path()).0;
-        spool.append(&mut (1..=10).map(|pid| (Some(fact(pid)), None)).collect::<Vec<_>>()).unwrap();
-        assert_eq!(spool.read_after("boot-a", 2, 3, 1 << 20).unwrap().len(), 3);
-        assert_eq!(spool.read_after("boot-a", 0, 100, 1).unwrap().len(), 1, "one always goes");
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        warn!(%error, path = %path.display(), "cannot remove a file of the spool");
     }
 }

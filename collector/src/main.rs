@@ -80,8 +80,8 @@ fn run(overrides: &Overrides) -> ExitCode {
         Err(error) => return fail(&error, EX_SOFTWARE),
     };
     let served = runtime.block_on(serve::serve(config, &state_dir, |grpc, http| {
-        tracing::info!(state_dir = %state_dir.display(), "agents report to {grpc}; page http://{http}/");
-        say(&format!("page http://{http}/"));
+        tracing::info!("state in {}", state_dir.display());
+        say(&format!("page http://{http}/  agents http://{grpc}"));
     }));
     // What a blocking read still does must not hold up the end.
     runtime.shutdown_background();

@@ -6,6 +6,7 @@
 
 mod read;
 mod retire;
+mod rows;
 mod schema;
 mod writer;
 
@@ -170,7 +171,8 @@ struct Inner {
     health: Arc<writer::Health>,
     readers: read::Readers,
     warning: Option<String>,
-    _lock: File,
+    /// Given back when the writer has ended.
+    lock: Mutex<Option<File>>,
 }
 
 impl Store {
@@ -200,8 +202,8 @@ impl Store {
         )
         .map_err(|source| StoreError::Io { path: dir.to_owned(), source })?;
         let readers = read::Readers::new(dir.join(schema::FILE), READERS_MAX);
-        let thread = Mutex::new(Some(thread));
-        let inner = Inner { writer, thread, commits, health, readers, warning, _lock: lock };
+        let (thread, lock) = (Mutex::new(Some(thread)), Mutex::new(Some(lock)));
+        let inner = Inner { writer, thread, commits, health, readers, warning, lock };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -260,7 +262,7 @@ impl Store {
         self.inner.health.damaged()
     }
 
-    /// Writes what waits, and ends the writer.
+    /// Writes what waits, ends the writer, and lets another process have the directory.
     pub async fn close(&self) {
         // A writer that is gone already has nothing left to end.
         let _gone = self.inner.writer.send(writer::Command::Stop).await;
@@ -268,6 +270,7 @@ impl Store {
         if let Some(thread) = thread {
             let _joined = tokio::task::spawn_blocking(move || thread.join()).await;
         }
+        self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     async fn command(&self, command: writer::Command) -> Result<(), StoreError> {
@@ -302,3 +305,6 @@ fn signed(number: u64) -> i64 {
 fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

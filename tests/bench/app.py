@@ -9,7 +9,8 @@ STOP_S       takes this long to stop on SIGTERM
 
 Files in /run/app change what it does while it runs: `slow` holds seconds that every request takes, `status` the status of
 every answer, `crash` makes the next request read address 0, `leak` makes the next request take memory without end,
-`scan` names a file that every request reads through. SIGUSR1 closes the listener.
+`scan` names a file that every request reads through, `block` makes the next request wait in the kernel, where no signal but
+SIGKILL reaches it (state D: vfork(2), whose child waits for a pipe's other end). SIGUSR1 closes the listener.
 """
 
 import ctypes
@@ -45,6 +46,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             while True:
                 hoard.append(bytearray(b"x" * (4 << 20)))
                 time.sleep(0.005)
+        if knob("block"):
+            os.mkfifo("/run/app/pipe")
+            os.posix_spawn("/bin/true", ["true"], {}, file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/run/app/pipe", os.O_RDONLY, 0)])
         scan = knob("scan")
         if scan:
             with open(scan, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:

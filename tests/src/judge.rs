@@ -1,5 +1,5 @@
-//! Whether an explanation is right. Pure: what the scenario expects and what the collector said go in, a judgement comes
-//! out.
+//! Whether an explanation is right. Pure: what the scenario expects and what the collector said go
+//! in, a judgement comes out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -113,7 +113,7 @@ pub fn choose<'a>(
             && parse_time(&e.updated).or(parse_time(&e.opened)).is_none_or(|at| at >= since_us)
     };
     let rank = |e: &&v1::Explanation| {
-        let on_path = scenario.path() == route_path(&e.route);
+        let on_path = e.routes.iter().chain([&e.route]).any(|r| scenario.path() == route_path(r));
         let count = e.symptom.as_ref().map_or(0, |symptom| symptom.count);
         (e.state == "open", on_path, e.verdict == "explained", count)
     };

@@ -1,6 +1,7 @@
 //! Real hosts, the fault bench, and the properties of this repository.
 
 pub mod baseline;
+mod certificates;
 pub mod client;
 pub mod install;
 pub mod judge;
@@ -13,5 +14,5 @@ pub mod view;
 
 /// Ids of all root causes that can be named.
 pub fn catalogue() -> Vec<&'static str> {
-    Vec::new()
+    why502_explain::catalog().map(|rule| rule.id).collect()
 }

@@ -97,7 +97,7 @@ fn try_run(scenario: &Scenario, options: &Options) -> Result<Outcome, RunError> 
     let mut names: Vec<&str> = scenario.hosts.iter().map(String::as_str).collect();
     names.extend([CLIENT, COLLECTOR]);
     let mut lab = Lab::boot(&names, |layer| match &options.build {
-        Some(build) => install::dress(layer, build, scenario),
+        Some(build) => install::dress(layer, build, &names),
         None => Ok(()),
     })?;
     if options.keep {
@@ -113,7 +113,7 @@ fn try_run(scenario: &Scenario, options: &Options) -> Result<Outcome, RunError> 
         return Ok(Outcome::skipped(scenario, "no client".to_owned()));
     };
     if options.build.is_some() {
-        install::start(scenario, &lab, AGENTS_MAX)?;
+        install::start(&lab, scenario.agents(), &scenario.blind, AGENTS_MAX)?;
     }
     let log = lab.dir().join("requests.jsonl");
     let mut client = Client::start(client_host, &scenario.url, &scenario.requests, log)

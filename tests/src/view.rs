@@ -1,7 +1,9 @@
 //! What the collector says, asked over its HTTP API from inside its host's network.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use why502_proto::{from_json, v1};
 
 use crate::client::unix_us;
-use crate::lab::Host;
+use crate::lab::{Host, Lab};
 
 const API: &str = "http://127.0.0.1:8503/api/v1";
 /// How often incidents are asked for. `updated` tells the exact moment, so this only bounds how many short-lived
@@ -193,4 +195,48 @@ pub fn store(host: &Host, names: &[String]) -> io::Result<Store> {
 /// RFC 3339 as microseconds since 1970.
 pub fn parse_time(text: &str) -> Option<i64> {
     text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_microsecond)
+}
+
+/// Asks without a pause until a fact of `host` since `since_us` is `wanted` (by kind and text), at most `max`.
+///
+/// # Errors
+/// If the collector does not answer.
+pub fn wait_for_fact(
+    collector: &Host,
+    host: &str,
+    since_us: i64,
+    max: Duration,
+    wanted: impl Fn(&str, &str) -> bool + Send + Sync,
+) -> io::Result<bool> {
+    // Only the newest: a death is among them.
+    let path = format!("timeline?host={host}&limit=12");
+    inside(collector, || {
+        let agent = http();
+        let begun = Instant::now();
+        while begun.elapsed() < max {
+            let json = get(&agent, &path)?;
+            let answer: v1::GetTimelineResponse = from_json(&json).map_err(io::Error::other)?;
+            let hit = answer.entries.iter().any(|entry| {
+                // A millisecond for rounding.
+                parse_time(&entry.at).is_some_and(|at| at >= since_us - 1000)
+                    && wanted(&entry.kind, &entry.text)
+            });
+            if hit {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    })
+}
+
+/// Pids of a unit's processes as the machine sees them, by the cgroup of the host.
+///
+/// # Errors
+/// If the unit has no cgroup.
+pub fn unit_pids(lab: &Lab, host: &Host, unit: &str) -> io::Result<Vec<i32>> {
+    let cgroup = format!("{}-{}/system.slice/{unit}/cgroup.procs", lab.name(), host.name());
+    let hybrid = Path::new("/sys/fs/cgroup/systemd").join(&cgroup);
+    let unified = Path::new("/sys/fs/cgroup").join(&cgroup);
+    let text = fs::read_to_string(hybrid).or_else(|_| fs::read_to_string(unified))?;
+    Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
 }

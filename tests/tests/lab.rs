@@ -4,9 +4,11 @@ use why502_tests::lab::Lab;
 
 #[test]
 fn two_hosts_boot_and_see_each_other() {
-    let begun = std::time::Instant::now();
+    if !rustix::process::getuid().is_root() {
+        // The bench, which asks for root itself, boots two hundred of them.
+        return;
+    }
     let lab = Lab::boot(&["a", "b"], |_| Ok(())).unwrap();
-    eprintln!("up after {:?}", begun.elapsed());
     let a = lab.host("a").unwrap();
     let output = a.command("systemctl").arg("is-system-running").output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "running", "{output:?}");

@@ -1,1 +1,332 @@
-//! Placeholder: not written yet.
+//! What gateways on this host declare, and which of their requests fail.
+//!
+//! Each kind of gateway has a folder ([`nginx`]) that goes from text to a tree with positions, to the effective
+//! configuration, to facts; a construct that is not understood costs its own block. Beside them stands what all kinds
+//! share: [`tail`] follows logs, [`failures`] gathers what they tell.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use why502_proto::{Kind, v1};
+
+use self::logs::Logs;
+use self::nginx::error_log::{self, ErrorLine};
+use self::nginx::instance::Instance;
+use self::nginx::message::{Meaning, meaning};
+use self::nginx::running::{self, Finder};
+use self::nginx::version::Build;
+use self::watch::Watch;
+use super::{Interest, Roots, UnixClient};
+use crate::clock::Moment;
+use crate::observe::{Marks, Observer};
+
+pub mod failures;
+pub mod logs;
+pub mod names;
+pub mod nginx;
+pub mod stamp;
+pub mod tail;
+pub mod watch;
+
+/// The net below inotify, and how soon a reload, a start or an end of a gateway is noticed without any request.
+const TICK: Duration = Duration::from_secs(2);
+/// Chunks of 64 KiB that are read of one log before the others have their turn.
+const READS_MAX: usize = 16;
+
+/// Watches gateways until the task is dropped, or nobody takes what it observes. `tell` takes what other sources should
+/// look at; `marks` are where logs were left.
+pub async fn run(
+    roots: Roots,
+    observer: Observer,
+    tell: impl Fn(Interest) + 'static,
+    marks: Marks,
+) {
+    let watch = Watch::start();
+    if let Err(error) = &watch {
+        tracing::warn!(error = %error, "logs are only looked at every 2 s");
+    }
+    let zone = stamp::zone(&roots.root);
+    let mut gateways = Gateways {
+        roots,
+        observer,
+        tell,
+        marks,
+        watch: watch.ok(),
+        zone,
+        finder: Finder::default(),
+        builds: BTreeMap::new(),
+        instances: BTreeMap::new(),
+        logs: Logs::default(),
+        clients: Vec::new(),
+        blind: BTreeSet::new(),
+    };
+    gateways.run().await;
+}
+
+struct Gateways<T> {
+    roots: Roots,
+    observer: Observer,
+    tell: T,
+    marks: Marks,
+    watch: Option<Watch>,
+    zone: TimeZone,
+    finder: Finder,
+    /// What `nginx -V` said, by pid of the master; 0 for the one that does not run.
+    builds: BTreeMap<u32, Build>,
+    instances: BTreeMap<String, Instance>,
+    logs: Logs,
+    clients: Vec<UnixClient>,
+    /// Instances whose configuration cannot be read.
+    blind: BTreeSet<String>,
+}
+
+impl<T: Fn(Interest)> Gateways<T> {
+    async fn run(&mut self) {
+        self.refresh().await;
+        self.observer.seeing(v1::Source::Gateway, "");
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tick.reset();
+        let mut more = self.read_logs(None).await;
+        while self.logs.flush(&self.observer).await {
+            let due = self.logs.due_us().map(until);
+            let due = if more { Some(Instant::now()) } else { due };
+            tokio::select! {
+                _ = tick.tick() => {
+                    self.refresh().await;
+                    more = self.read_logs(None).await;
+                }
+                changed = changed(self.watch.as_ref()) => {
+                    more |= self.read_logs(Some(&changed)).await;
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    if more {
+                        more = self.read_logs(None).await;
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Finds out what runs, and takes anew what was started, reloaded or, where it does not run, changed.
+    async fn refresh(&mut self) {
+        let masters = self.finder.find(&self.roots.proc);
+        let alive: BTreeSet<u32> = masters.iter().map(|master| master.pid).collect();
+        self.builds.retain(|pid, _| *pid == 0 || alive.contains(pid));
+        let mut taken = false;
+        for instance in self.instances.values_mut() {
+            if instance.master.as_ref().is_some_and(|master| !alive.contains(&master.pid)) {
+                instance.set_master(None, None);
+                instance.tell_seen(&self.observer);
+                taken = true;
+            }
+        }
+        for master in masters {
+            let known = self.instances.values().find(|instance| instance.runs_as(master.pid));
+            if let Some(name) = known.map(|instance| instance.name.clone()) {
+                taken |= self.check_reload(&name).await;
+                continue;
+            }
+            let build = match self.builds.get(&master.pid) {
+                Some(build) => build.clone(),
+                None => running::build(&self.roots.proc, Some(&master)).await,
+            };
+            self.builds.insert(master.pid, build.clone());
+            let directory = running::working_directory(&self.roots.proc, master.pid);
+            let paths = nginx::paths(&build, Some(&master), directory.as_deref());
+            let name = paths.conf.to_string_lossy().into_owned();
+            let instance = self
+                .instances
+                .entry(name)
+                .or_insert_with(|| Instance::new(paths.clone(), build.clone(), None));
+            // During an upgrade of the program two masters run; the old one counts until it ends.
+            if instance.master.is_none() {
+                instance.paths = paths;
+                instance.set_master(Some(master), Some(build));
+                instance.take(&self.roots, &self.observer).await;
+                taken = true;
+            }
+        }
+        taken |= self.refresh_idle().await;
+        if taken {
+            self.after_take();
+        }
+    }
+
+    /// Instances that are configured and do not run.
+    async fn refresh_idle(&mut self) -> bool {
+        let mut taken = false;
+        let default = PathBuf::from(Build::default().conf);
+        let there = |path: &PathBuf| nginx::load::below(&self.roots.root, path).exists();
+        if there(&default) && !self.instances.contains_key(default.to_string_lossy().as_ref()) {
+            let build = match self.builds.get(&0) {
+                Some(build) => build.clone(),
+                None => running::build(&self.roots.proc, None).await,
+            };
+            self.builds.insert(0, build.clone());
+            let mut paths = nginx::paths(&build, None, None);
+            paths.conf = default;
+            let mut instance = Instance::new(paths, build, None);
+            instance.take(&self.roots, &self.observer).await;
+            self.instances.insert(instance.name.clone(), instance);
+            taken = true;
+        }
+        let mut gone = Vec::new();
+        for instance in self.instances.values_mut().filter(|instance| instance.master.is_none()) {
+            if !nginx::load::below(&self.roots.root, &instance.paths.conf).exists() {
+                instance.tell_gone(&self.observer);
+                gone.push(instance.name.clone());
+            } else if instance.is_stale(&self.roots.root) {
+                instance.take(&self.roots, &self.observer).await;
+                taken = true;
+            }
+        }
+        taken |= !gone.is_empty();
+        self.instances.retain(|name, _| !gone.contains(name));
+        taken
+    }
+
+    async fn check_reload(&mut self, name: &str) -> bool {
+        let Some(instance) = self.instances.get_mut(name) else { return false };
+        if !instance.look_at_workers(&self.roots.proc) {
+            instance.tell_seen(&self.observer);
+            return false;
+        }
+        self.observer.observe(Kind::GatewayReloaded(v1::GatewayReloaded {
+            gateway: nginx::NAME.to_owned(),
+            instance: name.to_owned(),
+            error: String::new(),
+        }));
+        instance.take(&self.roots, &self.observer).await;
+        true
+    }
+
+    /// Logs to follow and sockets to look at may be others now.
+    fn after_take(&mut self) {
+        let (mut wanted, mut blind) = (BTreeMap::new(), BTreeMap::new());
+        for instance in self.instances.values() {
+            for log in &instance.effective.config.error_logs {
+                let paths = &instance.paths;
+                match nginx::log_path(&log.target, &paths.error_log, &paths.prefix) {
+                    Ok(path) if path == std::path::Path::new("/dev/null") || !log.errors => {
+                        let reason = "failed requests are not logged here";
+                        blind.insert(path.to_string_lossy().into_owned(), reason.to_owned());
+                    }
+                    Ok(path) => drop(wanted.insert(path, instance.name.clone())),
+                    // Only what is in force for a server says something of requests.
+                    Err(place) if log.target.is_empty() && !wanted.is_empty() => drop(place),
+                    Err(place) => {
+                        let reason = format!("the error log goes to {place}");
+                        blind.insert(format!("error_log of {}", instance.name), reason);
+                    }
+                }
+            }
+            let name = instance.name.clone();
+            let grant = "let why502-agent read the configuration";
+            if instance.effective.readable && self.blind.remove(&name) {
+                self.observer.seeing(v1::Source::Gateway, &name);
+            } else if !instance.effective.readable && self.blind.insert(name.clone()) {
+                let reason = format!("cannot read {name}");
+                self.observer.blinded(v1::Source::Gateway, &name, &reason, grant);
+            }
+        }
+        self.logs.follow(wanted, blind, &self.roots, &self.marks, &self.observer);
+        let clients: Vec<_> = self.instances.values().flat_map(Instance::unix_clients).collect();
+        if clients != self.clients {
+            (self.tell)(Interest::UnixPaths(clients.clone()));
+            self.clients = clients;
+        }
+    }
+
+    /// Reads logs that changed; `true`: more is there.
+    async fn read_logs(&mut self, changed: Option<&BTreeSet<i32>>) -> bool {
+        let mut more = false;
+        for path in self.logs.changed(changed) {
+            for reads in 0..READS_MAX {
+                let Some(log) = self.logs.get_mut(&path) else { break };
+                let (lines, again) = log.read(&self.observer, self.watch.as_ref());
+                more |= again && reads + 1 == READS_MAX;
+                self.error_lines(&path, &lines).await;
+                let Some(log) = self.logs.get_mut(&path) else { break };
+                if !again || !log.flush(&self.observer).await {
+                    break;
+                }
+            }
+        }
+        more
+    }
+
+    async fn error_lines(&mut self, path: &PathBuf, lines: &[String]) {
+        let Some(name) = self.logs.get_mut(path).map(|log| log.instance.clone()) else { return };
+        let parsed: Vec<ErrorLine<'_>> =
+            lines.iter().filter_map(|line| error_log::parse(line)).collect();
+        // A worker that was not seen before: nginx was reloaded, and the line is about what it declares now.
+        let stranger = self.instances.get_mut(&name).is_some_and(|instance| {
+            // All of them: each is a stranger only once.
+            parsed.iter().filter(|line| instance.is_stranger(line.pid)).count() > 0
+        });
+        if stranger {
+            self.refresh().await;
+        }
+        let now = Moment::now();
+        for line in &parsed {
+            let at = stamp::moment(stamp::error_log_us(line.stamp, &self.zone), now);
+            self.error_line(path, &name, line, at, now);
+        }
+    }
+
+    fn error_line(
+        &mut self,
+        path: &PathBuf,
+        name: &str,
+        line: &ErrorLine<'_>,
+        at: Moment,
+        now: Moment,
+    ) {
+        let Some(instance) = self.instances.get_mut(name) else { return };
+        let Some(log) = self.logs.get_mut(path) else { return };
+        match meaning(line) {
+            Meaning::Failed { .. } => {
+                if let Some(failed) = nginx::failed(line, &instance.effective.config, name) {
+                    log.failures.add(at, now, failed);
+                }
+            }
+            Meaning::Disabled => {
+                log.others.push((at, Kind::EndpointDisabled(nginx::disabled(line, instance))))
+            }
+            Meaning::WorkerCrashed(pid, signal) => {
+                instance.worker_crashed(pid);
+                log.others
+                    .push((at, Kind::AppServerEvent(nginx::crashed(line, instance, pid, signal))));
+            }
+            Meaning::Refused => {
+                if instance.master.is_none() || instance.runs_as(line.pid) {
+                    let refused = v1::GatewayReloaded {
+                        gateway: nginx::NAME.to_owned(),
+                        instance: name.to_owned(),
+                        error: crate::redact::line(line.message),
+                    };
+                    log.others.push((at, Kind::GatewayReloaded(refused)));
+                }
+            }
+            Meaning::OwnAnswer | Meaning::Nothing => {}
+        }
+    }
+}
+
+/// When the boot clock shows `due_us`.
+fn until(due_us: u64) -> Instant {
+    let wait = due_us.saturating_sub(Moment::now().boottime_us);
+    Instant::now() + Duration::from_micros(wait)
+}
+
+async fn changed(watch: Option<&Watch>) -> BTreeSet<i32> {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}

@@ -134,7 +134,9 @@ fn build() -> Result<Build, Failure> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let there = ["why502-agent", "why502"].iter().all(|name| programs.join(name).exists());
     let debug = programs.file_name().is_some_and(|name| name == "debug");
-    if debug || !there {
+    // Under sudo the build would leave files of root in the user's target directory.
+    let sudo = std::env::var_os("SUDO_UID").is_some();
+    if (debug && !sudo) || !there {
         say("building agent and collector");
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.args(["build", "-p", "why502-agent", "-p", "why502-collector"]);

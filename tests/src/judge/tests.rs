@@ -59,6 +59,7 @@ fn seen(answer: v1::Explanation) -> Seen {
     };
     let facts = [("app1/b/1".to_owned(), fact(80)), ("app1/b/2".to_owned(), fact(90))];
     Seen {
+        dry: false,
         healthy_us: BROKEN_US - 1_000_000,
         broken_us: BROKEN_US,
         judged_us: BROKEN_US + 2_000_000,
@@ -131,7 +132,7 @@ fn a_control_has_no_incident() {
     control.expect.chain.clear();
     let outcome = judge(&control, &seen(answer()));
     assert_eq!((outcome.false_incidents, outcome.ok()), (1, false));
-    let quiet = Seen { looks: Vec::new(), ..seen(answer()) };
+    let quiet = Seen { looks: Vec::new(), requests: Vec::new(), ..seen(answer()) };
     assert!(judge(&control, &quiet).ok());
 }
 

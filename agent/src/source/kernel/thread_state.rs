@@ -13,15 +13,28 @@ use super::Shared;
 use super::connector::Connector;
 use super::facts::Facts;
 use super::listener::Listeners;
+use super::memory::Memory;
 use super::pidfds::Pidfds;
 use super::process::Processes;
 use super::sock_diag::{Destroyed, SockDiag};
+use super::watch_host::HostSight;
+use super::watch_kmsg::LogSight;
+use super::watch_listener::Looks;
+use super::watch_memory::{MemorySight, OOM_TOKENS, PRESSURE_TOKENS};
+use super::watch_namespace::NamespaceSight;
+use super::watch_process::Sight;
+use super::watch_stall::StallSight;
+use super::watch_unix_path::PathSight;
 use crate::clock::Moment;
 use crate::observe::Observer;
 use crate::source::{Interest, Roots};
 
 /// Events taken in one wake-up; the rest wakes us again at once.
 const EVENTS_MAX: usize = 64;
+/// What is found until then existed when the agent began to look.
+const FIRST_LISTING_US: u64 = 2_000_000;
+/// Where the numbers of notices from other network namespaces begin.
+pub(super) const NAMESPACE_TOKENS: u64 = 4 << 32;
 /// Where the numbers of pidfds begin.
 const PIDFD_TOKENS: u64 = 1 << 32;
 
@@ -32,6 +45,10 @@ pub(super) enum Token {
     Wake = 0,
     Connector = 1,
     Destroyed = 2,
+    MemoryEvents = 3,
+    KernelLog = 4,
+    Addresses = 5,
+    UnixPaths = 6,
 }
 
 /// Everything that the thread does by the clock.
@@ -45,6 +62,22 @@ pub(super) enum Task {
     Scan,
     /// Tries again for what was refused.
     Retry,
+    /// Reads the memory cgroups that matter.
+    Memory,
+    /// Reads a memory cgroup again soon after a notice.
+    Reread,
+    /// Reads pressure while there is some.
+    Pressure,
+    /// Looks at the unix socket paths that gateways declare.
+    UnixPaths,
+    /// Looks whether the processes behind listeners run.
+    Stalls,
+    /// Reads how many connections were refused.
+    Overflow,
+    /// Looks at the listeners of other network namespaces.
+    Namespaces,
+    /// Reads the host's addresses.
+    Addresses,
 }
 
 /// All that the thread knows.
@@ -54,18 +87,29 @@ pub(super) struct Kernel<'a> {
     pub(super) observer: &'a Observer,
     pub(super) epoll: OwnedFd,
     pub(super) facts: Facts,
+    /// When the agent began to look.
+    pub(super) begun: Moment,
     pub(super) agenda: BTreeMap<Task, u64>,
     pub(super) capabilities: CapabilitySet,
 
     pub(super) processes: Processes,
     pub(super) connector: Option<Connector>,
     pub(super) pidfds: Pidfds,
-    pub(super) sight: super::watch_process::Sight,
+    pub(super) sight: Sight,
+
+    pub(super) memory: Memory,
+    pub(super) memory_sight: MemorySight,
+
+    pub(super) log_sight: LogSight,
 
     pub(super) listeners: Listeners,
     pub(super) sock_diag: SockDiag,
     pub(super) destroyed: Option<Destroyed>,
-    pub(super) looks: super::watch_listener::Looks,
+    pub(super) looks: Looks,
+    pub(super) path_sight: PathSight,
+    pub(super) stall_sight: StallSight,
+    pub(super) namespace_sight: NamespaceSight,
+    pub(super) host_sight: HostSight,
 }
 
 /// Looks until the last handle is gone.
@@ -109,16 +153,24 @@ impl<'a> Kernel<'a> {
             observer,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             facts: Facts::new(now),
+            begun: now,
             agenda: BTreeMap::new(),
             capabilities,
             processes: Processes::new(now.boottime_us),
             connector: None,
             pidfds: Pidfds::new(PIDFD_TOKENS, capabilities.contains(CapabilitySet::SYS_PTRACE)),
-            sight: super::watch_process::Sight::default(),
+            sight: Sight::default(),
+            memory: Memory::default(),
+            memory_sight: MemorySight::default(),
+            log_sight: LogSight::default(),
             listeners: Listeners::default(),
             sock_diag: SockDiag::open()?,
             destroyed: None,
-            looks: super::watch_listener::Looks::default(),
+            looks: Looks::default(),
+            path_sight: PathSight::default(),
+            stall_sight: StallSight::default(),
+            namespace_sight: NamespaceSight::default(),
+            host_sight: HostSight::default(),
         })
     }
 
@@ -126,18 +178,27 @@ impl<'a> Kernel<'a> {
     fn begin(&mut self) {
         self.subscribe_processes();
         self.subscribe_listeners();
+        self.subscribe_memory();
+        self.subscribe_log();
+        self.subscribe_addresses();
+        self.listeners.existing_until_us = self.begun.boottime_us + FIRST_LISTING_US;
         self.scan_processes();
         self.look_at_listeners();
+        self.look_at_namespaces();
+        self.look_for_stalls();
+        self.look_for_overflow();
+        self.watch_new();
         self.flush();
-        self.observer.seeing(Source::Process, "");
-        self.observer.seeing(Source::Listener, "");
+        for source in [Source::Process, Source::Memory, Source::Listener] {
+            self.observer.seeing(source, "");
+        }
     }
 
     fn take_interests(&mut self, interests: Vec<Interest>) {
         for interest in interests {
             match interest {
                 Interest::MainPid { unit, pid } => self.main_pid(&unit, pid),
-                Interest::UnixPaths(_) => {}
+                Interest::UnixPaths(clients) => self.unix_paths_told(clients),
             }
         }
         self.flush();
@@ -146,6 +207,20 @@ impl<'a> Kernel<'a> {
     fn woken(&mut self, token: u64, flags: epoll::EventFlags) {
         if self.pidfds.owns(token) {
             self.pidfd_woken(token, flags.contains(epoll::EventFlags::HUP));
+        } else if token >= NAMESPACE_TOKENS {
+            self.namespace_woken(token);
+        } else if token >= PRESSURE_TOKENS {
+            self.pressure_woken(token, flags);
+        } else if token >= OOM_TOKENS {
+            self.oom_noticed(token);
+        } else if token == Token::MemoryEvents as u64 {
+            self.memory_events_woken();
+        } else if token == Token::KernelLog as u64 {
+            self.log_woken();
+        } else if token == Token::UnixPaths as u64 {
+            self.unix_paths_woken();
+        } else if token == Token::Addresses as u64 {
+            self.addresses_woken();
         } else if token == Token::Connector as u64 {
             self.connector_woken();
         } else if token == Token::Destroyed as u64 {
@@ -156,9 +231,14 @@ impl<'a> Kernel<'a> {
     /// A death goes out before anything else is looked at.
     fn after_events(&mut self) {
         self.watch_new();
+        self.match_waiting();
         self.flush();
         if self.looks.is_wanted() {
             self.look_at_listeners();
+            self.flush();
+        }
+        if self.path_sight.is_wanted() {
+            self.look_at_unix_paths();
             self.flush();
         }
     }
@@ -174,6 +254,14 @@ impl<'a> Kernel<'a> {
                 Task::NewPids => self.look_for_new_pids(),
                 Task::Scan => self.scan_processes(),
                 Task::Retry => self.retry(),
+                Task::Memory => self.look_at_memory(),
+                Task::Reread => self.do_rereads(),
+                Task::Pressure => self.look_at_pressure(),
+                Task::Stalls => self.look_for_stalls(),
+                Task::Overflow => self.look_for_overflow(),
+                Task::Namespaces => self.look_at_namespaces(),
+                Task::Addresses => self.look_at_addresses(),
+                Task::UnixPaths => self.unix_paths_due(),
             }
             self.watch_new();
             self.flush();
@@ -195,6 +283,15 @@ impl<'a> Kernel<'a> {
         let data = epoll::EventData::new_u64(token as u64);
         epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)?;
         Ok(())
+    }
+
+    pub(super) fn add_flags(
+        &self,
+        fd: impl AsFd,
+        token: u64,
+        flags: epoll::EventFlags,
+    ) -> rustix::io::Result<()> {
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), flags)
     }
 
     /// Whole milliseconds, which every kernel's epoll takes; rounded up so as not to wake too early.

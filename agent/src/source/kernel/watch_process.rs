@@ -255,12 +255,19 @@ impl Kernel<'_> {
             self.listeners.dropped(pid, &BTreeSet::new());
             self.looks.want();
         }
+        if let Some(process) = &ended {
+            self.memory_after_exit(process, code, at_us);
+            self.log_after_exit(process, code, at_us);
+        }
         ended
     }
 
     /// Watches those by pidfd of whose end no connector would tell.
     pub(super) fn watch_new(&mut self) {
         let new = self.processes.take_watchable();
+        for &pid in &new {
+            self.watch_memory_of(pid);
+        }
         if self.connector.is_some() {
             return;
         }

@@ -209,7 +209,7 @@ impl Bus {
         interface: &str,
     ) -> Result<Properties, BusError> {
         let failed = |source| BusError::Call { method: "GetAll", source };
-        let path = ObjectPath::try_from(path).map_err(|e| failed(e.into()))?;
+        let path = ObjectPath::try_from(path).map_err(failed)?;
         let reply = self
             .connection
             .call_method(Some(SYSTEMD), path, Some(PROPERTIES), "GetAll", &interface)
@@ -224,12 +224,13 @@ impl Bus {
         while let Some(message) = messages.next().await {
             let Ok(message) = message else { return BusError::Ended };
             match self.decode(&message) {
+                Some(Decoded::OwnerChanged) => return BusError::Ended,
                 Some(Decoded::Signal(signal)) => {
-                    if signals.try_send((Moment::now(), signal)).is_err() {
+                    let queued = signals.try_send((Moment::now(), signal));
+                    if queued.is_err() {
                         return BusError::Overrun;
                     }
                 }
-                Some(Decoded::OwnerChanged) => return BusError::Ended,
                 None => {}
             }
         }

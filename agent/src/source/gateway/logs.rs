@@ -1,0 +1,195 @@
+//! The logs that are followed, and what was read of them and not told yet.
+//!
+//! A mark goes with the last of the facts of all lines before it, so that after `kill -9` no line is lost or told twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use why502_proto::{Kind, v1};
+
+use super::failures::Failures;
+use super::tail::Tail;
+use super::watch::Watch;
+use crate::clock::Moment;
+use crate::observe::{Mark, Marks, Observed, Observer};
+use crate::source::Roots;
+
+/// Logs of all gateways of a host. Hosts with a log per site have some hundreds.
+const LOGS_MAX: usize = 512;
+/// A place behind lines that told nothing is kept this often; reading them again would tell nothing again.
+const QUIET_MARK_US: u64 = 10_000_000;
+
+/// One log.
+#[derive(Debug)]
+pub struct Log {
+    /// How far it was read.
+    pub tail: Tail,
+    /// Its path as the gateway knows it.
+    pub path: PathBuf,
+    /// Whose it is.
+    pub instance: String,
+    /// Failures that wait.
+    pub failures: Failures,
+    /// Other facts that wait.
+    pub others: Vec<(Moment, Kind)>,
+    watches: BTreeSet<i32>,
+    watched: Option<(u64, u64)>,
+    sight: Option<bool>,
+    marked: String,
+    marked_us: u64,
+}
+
+/// All of them, by path.
+#[derive(Debug, Default)]
+pub struct Logs {
+    logs: BTreeMap<PathBuf, Log>,
+    blind: BTreeMap<String, String>,
+}
+
+impl Logs {
+    /// From now on exactly `wanted` (path and instance) are followed, and `blind` (scope and reason) cannot be.
+    pub fn follow(
+        &mut self,
+        wanted: BTreeMap<PathBuf, String>,
+        blind: BTreeMap<String, String>,
+        roots: &Roots,
+        marks: &Marks,
+        observer: &Observer,
+    ) {
+        self.logs.retain(|path, _| wanted.contains_key(path));
+        for (path, instance) in wanted.into_iter().take(LOGS_MAX) {
+            self.logs.entry(path.clone()).or_insert_with(|| {
+                let mark = marks.get(&format!("log {}", path.display())).cloned();
+                let tail = Tail::new(super::nginx::load::below(&roots.root, &path), mark);
+                Log::new(tail, path, instance)
+            });
+        }
+        for (scope, reason) in &blind {
+            if self.blind.get(scope) != Some(reason) {
+                let grant = "write the error log to a file, at level error or lower";
+                observer.blinded(v1::Source::Gateway, scope, reason, grant);
+            }
+        }
+        for scope in self.blind.keys().filter(|scope| !blind.contains_key(*scope)) {
+            observer.seeing(v1::Source::Gateway, scope);
+        }
+        self.blind = blind;
+    }
+
+    /// Logs that `changed` names; all without it.
+    pub fn changed(&self, changed: Option<&BTreeSet<i32>>) -> Vec<PathBuf> {
+        let named = |log: &&Log| changed.is_none_or(|changed| !changed.is_disjoint(&log.watches));
+        self.logs.values().filter(named).map(|log| log.path.clone()).collect()
+    }
+
+    /// The log at `path`.
+    pub fn get_mut(&mut self, path: &PathBuf) -> Option<&mut Log> {
+        self.logs.get_mut(path)
+    }
+
+    /// When facts that wait have to be told, boot time.
+    pub fn due_us(&self) -> Option<u64> {
+        self.logs.values().filter_map(|log| log.failures.due_us()).min()
+    }
+
+    /// Tells what is due of every log. `false`: the agent is shutting down.
+    pub async fn flush(&mut self, observer: &Observer) -> bool {
+        for log in self.logs.values_mut() {
+            if !log.flush(observer).await {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl Log {
+    fn new(tail: Tail, path: PathBuf, instance: String) -> Self {
+        Self {
+            tail,
+            path,
+            instance,
+            failures: Failures::default(),
+            others: Vec::new(),
+            watches: BTreeSet::new(),
+            watched: None,
+            sight: None,
+            marked: String::new(),
+            marked_us: 0,
+        }
+    }
+
+    /// Looks for rotation and reads what is there, up to a bound. `false` in the second place: nothing more was there.
+    pub fn read(&mut self, observer: &Observer, watch: Option<&Watch>) -> (Vec<String>, bool) {
+        let now = Instant::now();
+        let mut lines = Vec::new();
+        let read = self.tail.look(now).and_then(|()| self.tail.read(now, &mut lines));
+        if let Some(watch) =
+            watch.filter(|_| self.watched.is_none() || self.watched != self.tail.current())
+        {
+            self.watches = watch.add(self.tail.path());
+            self.watched = self.tail.current();
+        }
+        let scope = self.path.to_string_lossy();
+        let more = match read {
+            Ok(more) => {
+                if self.sight != Some(true) {
+                    observer.seeing(v1::Source::Gateway, &scope);
+                }
+                self.sight = Some(true);
+                more
+            }
+            Err(error) => {
+                if self.sight != Some(false) {
+                    let reason = format!("cannot read {scope}: {error}");
+                    let grant = "add why502-agent to group adm";
+                    observer.blinded(v1::Source::Gateway, &scope, &reason, grant);
+                }
+                self.sight = Some(false);
+                false
+            }
+        };
+        if std::mem::take(&mut self.tail.lost) {
+            let reason = format!("{scope} was rotated away before it was read to its end");
+            observer.blinded(v1::Source::Gateway, &scope, &reason, "rotate with delaycompress");
+            observer.seeing(v1::Source::Gateway, &scope);
+        }
+        (lines, more)
+    }
+
+    /// Tells what is due, with the place up to which all is told. `false`: the agent is shutting down.
+    pub async fn flush(&mut self, observer: &Observer) -> bool {
+        if !self.others.is_empty() {
+            self.failures.urge();
+        }
+        let now = Moment::now();
+        let failures = self.failures.take(now).into_iter();
+        let mut facts = std::mem::take(&mut self.others);
+        facts.extend(failures.map(|(at, failed)| (at, Kind::RequestFailed(failed))));
+        facts.sort_by_key(|(at, _)| at.boottime_us);
+        let waits = self.failures.due_us().is_some();
+        let quiet = now.boottime_us.saturating_sub(self.marked_us) < QUIET_MARK_US;
+        if self.tail.current().is_none() || (facts.is_empty() && (waits || quiet)) {
+            return true;
+        }
+        let position = self.tail.position();
+        let mark = (position != self.marked).then(|| Mark {
+            name: format!("log {}", self.path.display()),
+            position: position.clone(),
+        });
+        (self.marked, self.marked_us) = (position, now.boottime_us);
+        let last = facts.pop();
+        for (at, kind) in facts {
+            let observed = Observed { at, kind: Some(kind), mark: None };
+            if !observer.observe_waiting(observed).await {
+                return false;
+            }
+        }
+        let (at, kind) = last.map_or((now, None), |(at, kind)| (at, Some(kind)));
+        if kind.is_none() && mark.is_none() {
+            return true;
+        }
+        observer.observe_waiting(Observed { at, kind, mark }).await
+    }
+}

@@ -1,0 +1,409 @@
+//! The process that reads the journal: libsystemd maps the files of another program into memory, and a file that is cut
+//! off under it ends the process with SIGBUS. Then only this process dies, and its parent starts another one where
+//! it stopped.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, set_parent_process_death_signal};
+use systemd::id128::Id128;
+use systemd::journal::{OpenDirectoryOptions, OpenOptions};
+use systemd::{Journal, JournalWaitResult};
+use why502_proto::{Kind, v1};
+
+use super::frame::{self, Frame, Request};
+use super::header::{self, Blind, Headers};
+use super::record::{FIELDS_MAX, Record, VALUE_MAX, text};
+use super::words::LastWords;
+use super::{message, patterns};
+use crate::clock::{self, Moment};
+
+/// How often the headers of the active files are looked at: a reader that is 25 ms late on average, for 20 short system
+/// calls a second.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How often the parent hears that we are alive.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// How often the parent learns how far we are while there is nothing to tell.
+const POSITION_EVERY: Duration = Duration::from_secs(5);
+
+/// How far back a reader goes that was away for long. Older facts explain no incident of now.
+const BACKLOG_MAX_US: i64 = 3_600_000_000;
+
+/// A record that its sender dated earlier than this before journald took it has a clock of its own.
+const DELAY_MAX_US: u64 = 60_000_000;
+
+/// So many records that cannot be read one after the other: the file is damaged, begin anew.
+const DAMAGED_MAX: u32 = 1000;
+
+/// So often the header changed and nothing could be read: libsystemd has dropped the file.
+const BARREN_MAX: u32 = 40;
+
+/// Reads until its parent is gone.
+pub(super) fn main() -> ExitCode {
+    // Whoever started us is the only one who wants to know.
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    let mut out = io::stdout().lock();
+    let request: Request = match frame::read(&mut io::stdin().lock()) {
+        Ok(request) => request,
+        Err(_) => return ExitCode::from(64),
+    };
+    match read(&request, &mut out) {
+        Ok(never) => match never {},
+        Err(Stop::ParentGone) => ExitCode::SUCCESS,
+        Err(Stop::Blind(blind)) => {
+            let fact = blinded(blind, None);
+            let _ = frame::write(&mut out, &Frame { facts: vec![fact], cursor: String::new() });
+            ExitCode::from(69)
+        }
+    }
+}
+
+/// Why the reader ends.
+enum Stop {
+    ParentGone,
+    Blind(Blind),
+}
+
+impl From<io::Error> for Stop {
+    fn from(_: io::Error) -> Self {
+        Self::ParentGone
+    }
+}
+
+impl From<systemd::Error> for Stop {
+    fn from(error: systemd::Error) -> Self {
+        Self::Blind(Blind {
+            reason: format!("cannot read the journal: {error}"),
+            grant: "look at it with journalctl --verify".into(),
+        })
+    }
+}
+
+fn read(request: &Request, out: &mut impl Write) -> Result<std::convert::Infallible, Stop> {
+    let root = Path::new(&request.root);
+    header::sight(root).map_err(Stop::Blind)?;
+    let mut headers = Headers::open(root);
+    let mut journal = open(&request.root)?;
+    let gap = seek(&mut journal, &request.cursor)?;
+    let mut reader = Reader {
+        journal,
+        out,
+        boot: Id128::from_boot()?,
+        kernel: request.kernel,
+        words: LastWords::default(),
+        unreadable: 0,
+        moved: gap.is_some(),
+        wrote_at: Instant::now(),
+        position_at: Instant::now(),
+    };
+    if let Some(fact) = gap {
+        reader.write(vec![fact])?;
+    }
+    while reader.drain()? == DRAIN_MAX {}
+    reader.seeing()?;
+    let mut barren = 0;
+    loop {
+        let grown = match reader.journal.wait(Some(LOOK_EVERY))? {
+            JournalWaitResult::Nop => headers.changed(),
+            JournalWaitResult::Append => true,
+            JournalWaitResult::Invalidate => {
+                headers = Headers::open(root);
+                true
+            }
+        };
+        if grown {
+            let changed = headers.changed();
+            let count = reader.drain()?;
+            barren = if count == 0 && changed { barren + 1 } else { 0 };
+            if barren > BARREN_MAX {
+                return Err(Stop::Blind(Blind {
+                    reason: "the journal grows and its records cannot be read".into(),
+                    grant: "look at it with journalctl --verify".into(),
+                }));
+            }
+        }
+        reader.heartbeat()?;
+    }
+}
+
+fn open(root: &str) -> systemd::Result<Journal> {
+    let mut journal = if root == "/" {
+        OpenOptions::default().system(true).local_only(true).open()?
+    } else {
+        OpenDirectoryOptions::default().os_root(true).open_directory(root)?
+    };
+    journal.set_data_threshold(VALUE_MAX)?;
+    Ok(journal)
+}
+
+/// Goes to where the next record to read follows. Gives back a fact where records were lost on the way.
+fn seek(journal: &mut Journal, cursor: &str) -> systemd::Result<Option<v1::Fact>> {
+    if cursor.is_empty() {
+        to_tail(journal)?;
+        return Ok(None);
+    }
+    let now = Moment::now();
+    let left = left_at(cursor).map(|us| now.at_realtime(us).boottime_us);
+    if journal.seek_cursor(cursor).is_err() {
+        to_tail(journal)?;
+        return Ok(Some(gap("its place in the journal was not valid", left)));
+    }
+    // libsystemd goes to the nearest record where the one of the cursor is gone, and does not say so.
+    if journal.next()? == 0 {
+        to_tail(journal)?;
+        return Ok(Some(gap("records were removed before they were read", left)));
+    }
+    let oldest_us = u64::try_from(now.realtime_us - BACKLOG_MAX_US).unwrap_or(0);
+    if journal.timestamp_usec()? < oldest_us {
+        journal.seek_realtime_usec(oldest_us)?;
+        return Ok(Some(gap("it was away for more than an hour", left)));
+    }
+    if journal.test_cursor(cursor)? {
+        return Ok(None);
+    }
+    // We stand at the record that follows the gap, and it is to be read.
+    if journal.previous()? == 0 {
+        journal.seek_head()?;
+    }
+    Ok(Some(gap("records were removed before they were read", left)))
+}
+
+/// When journald took in the record of a cursor: its part "t=", microseconds since 1970 in hexadecimal.
+fn left_at(cursor: &str) -> Option<i64> {
+    let time = cursor.split(';').find_map(|part| part.strip_prefix("t="))?;
+    i64::from_str_radix(time, 16).ok()
+}
+
+fn to_tail(journal: &mut Journal) -> systemd::Result<()> {
+    journal.seek_tail()?;
+    if journal.previous()? == 0 {
+        journal.seek_head()?;
+    }
+    Ok(())
+}
+
+fn gap(reason: &str, since_us: Option<u64>) -> v1::Fact {
+    blinded(Blind { reason: reason.into(), grant: String::new() }, since_us)
+}
+
+fn blinded(blind: Blind, since_us: Option<u64>) -> v1::Fact {
+    fact(
+        Moment::now(),
+        Kind::SourceBlinded(v1::SourceBlinded {
+            source: v1::Source::Journal.into(),
+            scope: String::new(),
+            reason: blind.reason,
+            grant: blind.grant,
+            since_us,
+        }),
+    )
+}
+
+fn fact(at: Moment, kind: Kind) -> v1::Fact {
+    v1::Fact { seq: 0, boottime_us: at.boottime_us, realtime_us: at.realtime_us, kind: Some(kind) }
+}
+
+/// So many records at once, then the parent hears that we are alive.
+const DRAIN_MAX: usize = 4096;
+
+struct Reader<'a, W> {
+    journal: Journal,
+    out: &'a mut W,
+    boot: Id128,
+    kernel: bool,
+    words: LastWords,
+    /// Records that could not be read since it was last told.
+    unreadable: u32,
+    /// The position moved since the parent last learned it.
+    moved: bool,
+    wrote_at: Instant,
+    position_at: Instant,
+}
+
+impl<W: Write> Reader<'_, W> {
+    /// Reads what is there, at most [`DRAIN_MAX`] records; gives back how many.
+    fn drain(&mut self) -> Result<usize, Stop> {
+        let mut count = 0;
+        let mut failed = 0;
+        while count < DRAIN_MAX {
+            match self.journal.next() {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => {
+                    self.unreadable += 1;
+                    failed += 1;
+                    if failed > DAMAGED_MAX {
+                        return Err(error.into());
+                    }
+                    continue;
+                }
+            }
+            count += 1;
+            self.moved = true;
+            match self.facts() {
+                Ok(facts) if facts.is_empty() => failed = 0,
+                Ok(facts) => {
+                    failed = 0;
+                    self.write(facts)?;
+                }
+                Err(_) => {
+                    self.unreadable += 1;
+                    failed += 1;
+                }
+            }
+        }
+        let mut facts: Vec<v1::Fact> = self
+            .words
+            .take_due()
+            .into_iter()
+            .map(|(at_us, kind)| fact(Moment::now().at_boottime(at_us), kind))
+            .collect();
+        if self.unreadable > 0 {
+            let count = u64::from(std::mem::take(&mut self.unreadable));
+            let dropped = v1::JournalDropped { unit: String::new(), count };
+            facts.push(fact(Moment::now(), Kind::JournalDropped(dropped)));
+        }
+        if !facts.is_empty() {
+            self.write(facts)?;
+        }
+        Ok(count)
+    }
+
+    /// Facts in the record at hand.
+    fn facts(&mut self) -> systemd::Result<Vec<v1::Fact>> {
+        let Some(unit) = self.data("_SYSTEMD_UNIT")? else {
+            return self.kernel_facts();
+        };
+        let systemds = unit == "init.scope"
+            || unit == "systemd-oomd.service"
+            || unit == "systemd-journald.service"
+            || unit.starts_with("systemd-coredump@");
+        if !systemds && !unit.ends_with(".service") {
+            return Ok(Vec::new());
+        }
+        let Some(at) = self.moment()? else { return Ok(Vec::new()) };
+        if systemds {
+            let record = self.record()?;
+            return self.systemd_facts(at, &record);
+        }
+        let Some(line) = self.data("MESSAGE")? else { return Ok(Vec::new()) };
+        // Written in the name of the unit by the process that was to become its program.
+        if line.contains(": Failed at step ") || line.contains("Failed to locate executable") {
+            let record = self.record()?;
+            return self.systemd_facts(at, &record);
+        }
+        let pid = self.data("_PID")?.and_then(|pid| pid.parse().ok()).unwrap_or_default();
+        let before = self.words.heard(&unit, pid, &line, at.boottime_us);
+        let mut facts: Vec<v1::Fact> =
+            before.into_iter().map(|(at_us, kind)| fact(at.at_boottime(at_us), kind)).collect();
+        let Some(mut event) = patterns::match_line(&line) else { return Ok(facts) };
+        event.unit = unit;
+        if event.pid == 0 {
+            event.pid = pid;
+        }
+        let at = self.sent(at)?;
+        facts.push(fact(at, Kind::AppServerEvent(event)));
+        Ok(facts)
+    }
+
+    fn systemd_facts(&mut self, at: Moment, record: &Record) -> systemd::Result<Vec<v1::Fact>> {
+        let kinds = message::facts(record);
+        if kinds.is_empty() {
+            return Ok(Vec::new());
+        }
+        let at = self.sent(at)?;
+        for kind in &kinds {
+            match kind {
+                Kind::UnitProcessExit(exit) if exit.code != "exited" || exit.status != 0 => {
+                    self.words.died(&exit.unit, at.boottime_us);
+                }
+                Kind::UnitStartFailed(start) => self.words.not_started(&start.unit, at.boottime_us),
+                _ => {}
+            }
+        }
+        Ok(kinds.into_iter().map(|kind| fact(at, kind)).collect())
+    }
+
+    fn kernel_facts(&mut self) -> systemd::Result<Vec<v1::Fact>> {
+        if !self.kernel || self.data("_TRANSPORT")?.as_deref() != Some("kernel") {
+            return Ok(Vec::new());
+        }
+        Ok(Vec::new())
+    }
+
+    /// One field of the record at hand.
+    fn data(&mut self, name: &str) -> systemd::Result<Option<String>> {
+        Ok(self.journal.get_data(name)?.and_then(|field| field.value().map(text)))
+    }
+
+    /// All fields of the record at hand.
+    fn record(&mut self) -> systemd::Result<Record> {
+        let mut record = Record::default();
+        self.journal.restart_data();
+        for _ in 0..FIELDS_MAX {
+            let Some(field) = self.journal.enumerate_data()? else { break };
+            if let (Ok(name), Some(value)) = (std::str::from_utf8(field.name()), field.value()) {
+                record.add(name, value);
+            }
+        }
+        Ok(record)
+    }
+
+    /// When journald took the record in. `None`: in another boot than this one, whose facts have another sequence.
+    fn moment(&self) -> systemd::Result<Option<Moment>> {
+        let (monotonic_us, boot) = self.journal.monotonic_timestamp()?;
+        let at = Moment::now().at_boottime(monotonic_us + clock::suspended_us());
+        Ok((boot == self.boot).then_some(at))
+    }
+
+    /// When its sender wrote the record, where it says so.
+    fn sent(&mut self, taken: Moment) -> systemd::Result<Moment> {
+        let taken_us = self.journal.timestamp_usec()?;
+        let sent_us = self.data("_SOURCE_REALTIME_TIMESTAMP")?.and_then(|us| us.parse().ok());
+        let delay = sent_us.and_then(|sent_us: u64| taken_us.checked_sub(sent_us));
+        let delay = delay.filter(|delay| *delay < DELAY_MAX_US).unwrap_or(0);
+        Ok(taken.at_boottime(taken.boottime_us.saturating_sub(delay)))
+    }
+
+    fn seeing(&mut self) -> Result<(), Stop> {
+        let seeing = v1::SourceSeeing { source: v1::Source::Journal.into(), scope: String::new() };
+        self.write(vec![fact(Moment::now(), Kind::SourceSeeing(seeing))])
+    }
+
+    /// Tells the parent facts, and that everything up to here was read.
+    fn write(&mut self, facts: Vec<v1::Fact>) -> Result<(), Stop> {
+        // At the head of an empty journal there is no record, and no cursor.
+        let cursor = self.journal.cursor().unwrap_or_default();
+        frame::write(self.out, &Frame { facts, cursor })?;
+        self.moved = false;
+        self.wrote_at = Instant::now();
+        self.position_at = self.wrote_at;
+        Ok(())
+    }
+
+    fn heartbeat(&mut self) -> Result<(), Stop> {
+        if self.moved && self.position_at.elapsed() >= POSITION_EVERY {
+            return self.write(Vec::new());
+        }
+        if self.wrote_at.elapsed() >= HEARTBEAT {
+            frame::write(self.out, &Frame::default())?;
+            self.wrote_at = Instant::now();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_cursor_tells_its_time() {
+        let cursor = "s=00;i=1700d;b=37d37f91;m=18e9b5f20;t=661069279ca48;x=3037097fbaf4c5ee";
+        assert_eq!(super::left_at(cursor), Some(0x6_6106_9279_ca48));
+        assert_eq!(super::left_at("s=1;t=zz"), None);
+        assert_eq!(super::left_at(""), None);
+    }
+}
