@@ -109,21 +109,33 @@ async fn nothing_wrong_is_an_answer() {
 async fn errors_say_what_to_do() {
     let served = Served::full().await;
     let check = async |line, expect: Expect| expect.assert_eq(&ask(&served, line).await);
-    check("explain 999", expect![[r#"
+    check(
+        "explain 999",
+        expect![[r#"
         there is no incident "999"
         see what there is: why502 incidents --all, why502 hosts, or the page
         ExitCode(unix_exit_status(66))
-    "#]]).await;
-    check("explain --gateway gw-9", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "explain --gateway gw-9",
+        expect![[r#"
         there is no gateway "gw-9"
         see what there is: why502 incidents --all, why502 hosts, or the page
         ExitCode(unix_exit_status(66))
-    "#]]).await;
-    check("timeline --since gestern", expect![[r#"
+    "#]],
+    )
+    .await;
+    check(
+        "timeline --since gestern",
+        expect![[r#"
         since="gestern" is not a time
         write since as 2026-11-24T12:50:00Z, or as 10m for ten minutes ago
         ExitCode(unix_exit_status(64))
-    "#]]).await;
+    "#]],
+    )
+    .await;
     check("rules oom_killed", expect![[r#"
         there is no rule "oom_killed"
         did you mean process.oom_killed.cgroup or process.oom_killed.global or process.oom_killed.oomd or worker.killed_by_timeout or process.killed_external?
