@@ -123,7 +123,8 @@
     const words = `${incident.state}: ${incident.headline}`;
     const mine = wanted.includes("incident") || wanted.includes(`incident:${incident.incident}`);
     if (!mine) return;
-    if (seen.get(incident.incident) !== words) announce.textContent = `Incident ${words}`;
+    const known = seen.has(incident.incident) || document.getElementById("main").textContent.includes(incident.headline);
+    if (!known || (seen.get(incident.incident) ?? words) !== words) announce.textContent = `Incident ${words}`;
     seen.set(incident.incident, words);
     refresh();
   }
