@@ -274,3 +274,71 @@ fn the_hosts_addresses_are_said() {
     let is_loopback = |kind: &Kind| matches!(kind, Kind::HostAddress(a) if a.address == "127.0.0.1" && a.interface == "lo");
     assert!(watch.seen.iter().any(is_loopback), "{}", watch.text());
 }
+
+/// F10: the reader stands still for a second while processes are born and die, and every watched death is said within
+/// two seconds all the same.
+#[test]
+fn a_fork_storm_beside_a_death_loses_nothing_that_matters() {
+    let mut server = Server::begin();
+    let mut watch = Watch::begin();
+    let pid = server.child.id();
+    // Forks of the server itself, as fast as Python can: each is a worker that matters.
+    server.tell(
+        "[os.waitpid(os.fork() or os._exit(0), 0) for _ in range(3000)] and os.kill(os.getpid(), 9)",
+    );
+    let exited = watch.exit_of(pid);
+    assert_eq!(exited.signal, Some(9));
+    let exits = watch.seen.iter().filter(|kind| matches!(kind, Kind::ProcessExited(_))).count();
+    assert!(exits < 3000, "ordinary exits are bounded: {exits}");
+    let left_out = |kind: &Kind| matches!(kind, Kind::SourceBlinded(b) if b.scope == "short-lived" || b.scope == "connector");
+    assert!(watch.seen.iter().any(left_out), "what was left out is told");
+}
+
+/// A namespace of its own, and a server in it that this machine's systemd hierarchy calls a unit.
+#[test]
+fn a_unit_with_a_network_of_its_own_is_seen() {
+    let cgroup = std::path::Path::new("/sys/fs/cgroup/systemd");
+    let name = format!("why502-kernel-test-{}.service", std::process::id());
+    let cgroup = cgroup.join(&name);
+    if let Err(error) = std::fs::create_dir(&cgroup) {
+        eprintln!("this machine does not let the test make a cgroup: {error}");
+        return;
+    }
+    let program = "\
+import os, socket, sys
+open(sys.argv[1] + '/cgroup.procs', 'w').write('0')
+listener = socket.socket()
+listener.bind(('0.0.0.0', 8899))
+listener.listen(7)
+print('ready', flush=True)
+sys.stdin.readline()
+";
+    let mut child = Command::new("unshare")
+        .args(["--net", "python3", "-c", program])
+        .arg(&cgroup)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    if line != "ready\n" {
+        let _ = std::fs::remove_dir(&cgroup);
+        panic!("unshare(1) does not work here");
+    }
+    let mut watch = Watch::begin();
+    let opened = watch.until("opened", |kind| match kind {
+        Kind::ListenerOpened(o) if o.address == "0.0.0.0:8899" && o.netns != 0 => Some(o.clone()),
+        _ => None,
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let closed = watch.until("closed", |kind| match kind {
+        Kind::ListenerClosed(c) if c.address == "0.0.0.0:8899" && c.netns != 0 => Some(c.clone()),
+        _ => None,
+    });
+    std::fs::remove_dir(&cgroup).unwrap();
+    assert_eq!((opened.pid, opened.unit.as_str()), (child.id(), name.as_str()));
+    assert_eq!((opened.existing, opened.queue_limit), (true, 7));
+    assert_eq!((closed.netns, closed.pid, closed.last), (opened.netns, child.id(), true));
+}
