@@ -41,7 +41,7 @@ pub(super) struct Process {
     pub(super) matters: bool,
     /// Its unit's main process.
     pub(super) main: bool,
-    /// It holds a listener.
+    /// It was found to hold a listener. Its workers, which inherit it, are told by the listener.
     pub(super) owns: bool,
     /// Its start was said, so its exit will be.
     said: bool,
@@ -210,13 +210,6 @@ impl Processes {
             process.matters = true;
             process.comm.clone_from(&stat.comm);
             self.say_started(pid, v1::Witness::Scan, facts);
-        }
-    }
-
-    /// A child inherited its parent's listeners.
-    pub(super) fn inherits(&mut self, pid: u32) {
-        if let Some(process) = self.live.get_mut(&pid) {
-            process.owns = true;
         }
     }
 
@@ -397,7 +390,7 @@ impl Processes {
         listeners: Vec<String>,
         facts: &mut Facts,
     ) {
-        let ordinary = !process.owns && !process.main && listeners.is_empty();
+        let ordinary = !process.owns && !process.main;
         let quota = if ending.code == Some(0) { &mut self.ordinary } else { &mut self.failed };
         if ordinary && !quota.take(facts.now_us()) {
             return;
