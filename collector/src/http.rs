@@ -26,6 +26,8 @@ mod problem;
 mod query;
 
 #[cfg(test)]
+pub(crate) mod served;
+#[cfg(test)]
 mod tests;
 
 use problem::Problem;
