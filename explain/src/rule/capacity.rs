@@ -118,7 +118,7 @@ fn says_saturated<'a>(
                 && during.from_us - SATURATED_HOLDS_US <= said.at_us()
                 && said.at_us() <= during.to_us
         })
-        .last()
+        .next_back()
 }
 
 fn saturated<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {

@@ -69,7 +69,7 @@ fn path<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Result<Path<'a>, Ver
     let state = snapshot
         .on::<UnixSocketPath>(host)
         .filter(|state| state.what.address == address && state.at_us() <= during.to_us)
-        .last();
+        .next_back();
     Ok(Path { place, host, path: address.strip_prefix("unix:").unwrap_or(address), state })
 }
 
@@ -150,7 +150,7 @@ fn said_by_gateway<'a>(
             failed.what.endpoint == found.place.endpoint && failed.what.fault() == fault
         })
         .filter(|failed| failed.at_us() <= during.to_us)
-        .last()
+        .next_back()
         .map(|failed| failed.seen)
 }
 

@@ -152,7 +152,7 @@ fn request(snapshot: &Snapshot, effect: &Effect<'_>) -> String {
     let failed = snapshot
         .on::<RequestFailed>(place.gateway)
         .filter(|f| f.what.endpoint == place.endpoint && f.at_us() <= effect.during().at_us)
-        .last();
+        .next_back();
     failed.map_or_else(
         || "see the gateway's log".to_owned(),
         |failed| format!("{} {}", failed.what.method, failed.what.path).trim().to_owned(),
