@@ -1,15 +1,15 @@
 //! The verbs of `why502-agent`. Exit codes follow sysexits.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
-use crate::doctor;
 use crate::run::{self, RunError, error_chain};
 use crate::stream::{self, StreamError};
+use crate::{doctor, log};
 
 // Exit codes of sysexits.h.
 const EX_USAGE: u8 = 64;
@@ -121,7 +121,7 @@ pub fn main() -> ExitCode {
     if matches!(cli.verb, Verb::JournalReader) {
         return crate::source::journal::reader_main();
     }
-    log_to_stderr();
+    log::init();
     match cli.run() {
         Ok(code) => code,
         Err(CliError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
@@ -239,18 +239,4 @@ fn block_on<T>(future: impl Future<Output = Result<T, RunError>>) -> Result<T, R
         .build()
         .map_err(RunError::Signals)?;
     tokio::task::LocalSet::new().block_on(&runtime, future)
-}
-
-fn log_to_stderr() {
-    let builder = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_max_level(tracing::Level::INFO);
-    // The journal has its own time.
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        builder.without_time().init();
-    } else {
-        builder.init();
-    }
 }

@@ -9,6 +9,7 @@ pub mod config;
 pub mod delivery;
 pub mod doctor;
 pub mod hostfd;
+pub mod log;
 pub mod observe;
 pub mod redact;
 pub mod run;

@@ -37,9 +37,12 @@ impl Watch {
         watch
     }
 
-    /// Waits for the first fact that `pick` takes.
+    /// The first fact that `pick` takes, of those that came already or will.
     #[track_caller]
-    fn until<T>(&mut self, what: &str, mut pick: impl FnMut(&Kind) -> Option<T>) -> T {
+    fn until<T>(&mut self, what: &str, pick: impl Fn(&Kind) -> Option<T>) -> T {
+        if let Some(picked) = self.seen.iter().find_map(&pick) {
+            return picked;
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let deadline = std::time::Instant::now() + WAIT;
         while let Some(left) = deadline.checked_duration_since(std::time::Instant::now()) {
@@ -72,10 +75,13 @@ impl Watch {
         })
     }
 
-    fn opened(&mut self, port: u16) -> v1::ListenerOpened {
+    /// The listener as it is held by `pid`.
+    fn opened(&mut self, port: u16, pid: u32) -> v1::ListenerOpened {
         let address = format!("127.0.0.1:{port}");
         self.until("opened", |kind| match kind {
-            Kind::ListenerOpened(opened) if opened.address == address => Some(opened.clone()),
+            Kind::ListenerOpened(opened) if opened.address == address && opened.pid == pid => {
+                Some(opened.clone())
+            }
             _ => None,
         })
     }
@@ -146,15 +152,11 @@ fn a_killed_server_leaves_its_signal_and_its_listener() {
     server.kill(Signal::KILL);
     let exited = watch.exit_of(pid);
     assert_eq!((exited.signal, exited.status, exited.core), (Some(9), None, false));
-    assert_eq!(exited.listeners, [address.clone()]);
+    assert_eq!(exited.listeners, [address]);
     assert_eq!(exited.comm, "python3");
     let expected = if watch.has_connector() { v1::Witness::Connector } else { v1::Witness::Pidfd };
     assert_eq!(exited.witness(), expected);
-    let is_closed = |kind: &Kind| matches!(kind, Kind::ListenerClosed(c) if c.address == address);
-    let closed = match watch.seen.iter().find(|kind| is_closed(kind)) {
-        Some(Kind::ListenerClosed(closed)) => closed.clone(),
-        _ => watch.closed(port),
-    };
+    let closed = watch.closed(port);
     assert_eq!((closed.pid, closed.last), (pid, true));
 }
 
@@ -163,8 +165,7 @@ fn a_listener_opens_and_closes_under_a_living_owner() {
     let mut watch = Watch::begin();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let opened = watch.opened(port);
-    assert_eq!((opened.pid, opened.existing), (std::process::id(), false));
+    assert!(!watch.opened(port, std::process::id()).existing);
     drop(listener);
     let closed = watch.closed(port);
     assert_eq!((closed.pid, closed.last), (std::process::id(), true));
@@ -203,7 +204,7 @@ fn the_listener_outlives_its_first_owner() {
     });
     server.kill(Signal::KILL);
     watch.exit_of(parent);
-    assert_eq!(watch.opened(port).pid, child, "the worker holds it now");
+    watch.opened(port, child);
     kill_process(Pid::from_raw(i32::try_from(child).unwrap()).unwrap(), Signal::KILL).unwrap();
     watch.exit_of(child);
     assert_eq!(watch.closed(port).pid, child);
@@ -220,4 +221,56 @@ fn the_thread_ends_with_the_last_handle() {
     let end =
         async { tokio::time::timeout(WAIT, async { while facts.next().await.is_some() {} }).await };
     runtime.block_on(end).expect("the observer is dropped");
+}
+
+#[test]
+fn a_stopped_server_is_said_within_seconds_and_its_end_too() {
+    let mut server = Server::begin();
+    let mut watch = Watch::begin();
+    let (pid, port) = (server.child.id(), server.port);
+    server.kill(Signal::STOP);
+    let stalled = watch.until("stall", |kind| match kind {
+        Kind::ProcessStalled(stalled) if stalled.pid == pid => Some(stalled.clone()),
+        _ => None,
+    });
+    assert_eq!(stalled.kind(), v1::StallKind::Stopped);
+    assert_eq!(stalled.listeners, [format!("127.0.0.1:{port}")]);
+    assert!(stalled.main);
+    server.kill(Signal::CONT);
+    watch.until("resume", |kind| match kind {
+        Kind::ProcessResumed(resumed) if resumed.pid == pid => Some(()),
+        _ => None,
+    });
+}
+
+#[test]
+fn a_full_tcp_queue_refuses_connections() {
+    let server = Server::begin();
+    let mut watch = Watch::begin();
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], server.port));
+    // listen(1) takes two; the third one is dropped until it gives up.
+    let first = std::net::TcpStream::connect(address).unwrap();
+    let second = std::net::TcpStream::connect(address).unwrap();
+    let third = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100));
+    assert!(third.is_err());
+    let address = address.to_string();
+    let queue = watch.until("full queue", |kind| match kind {
+        Kind::AcceptQueue(queue) if queue.address == address && queue.full => Some(queue.clone()),
+        _ => None,
+    });
+    assert_eq!((queue.depth, queue.limit, queue.pid), (2, 1, server.child.id()));
+    let overflow = watch.until("overflow", |kind| match kind {
+        Kind::AcceptOverflow(overflow) => Some(overflow.clone()),
+        _ => None,
+    });
+    assert!(overflow.overflows >= 1);
+    assert!(overflow.addresses.contains(&address), "{:?}", overflow.addresses);
+    drop((first, second));
+}
+
+#[test]
+fn the_hosts_addresses_are_said() {
+    let watch = Watch::begin();
+    let is_loopback = |kind: &Kind| matches!(kind, Kind::HostAddress(a) if a.address == "127.0.0.1" && a.interface == "lo");
+    assert!(watch.seen.iter().any(is_loopback), "{}", watch.text());
 }

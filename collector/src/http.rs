@@ -25,6 +25,11 @@ mod page;
 mod problem;
 mod query;
 
+#[cfg(test)]
+pub(crate) mod served;
+#[cfg(test)]
+mod tests;
+
 use problem::Problem;
 
 /// How long a client may leave its events unread before its connection is closed.

@@ -209,7 +209,7 @@ pub fn wait_for_fact(
     wanted: impl Fn(&str, &str) -> bool + Send + Sync,
 ) -> io::Result<bool> {
     // Only the newest: a death is among them.
-    let path = format!("timeline?host={host}&limit=40");
+    let path = format!("timeline?host={host}&limit=12");
     inside(collector, || {
         let agent = http();
         let begun = Instant::now();

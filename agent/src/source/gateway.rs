@@ -1,12 +1,439 @@
-//! Placeholder: no gateway is read yet.
+//! What gateways on this host declare, and which of their requests fail.
+//!
+//! Each kind of gateway has a folder ([`nginx`]) that goes from text to a tree with positions, to the effective
+//! configuration, to facts; a construct that is not understood costs its own block. Beside them stands what all kinds
+//! share: [`tail`] follows logs, [`failures`] gathers what they tell.
 
-use why502_proto::v1;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use jiff::tz::TimeZone;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use why502_proto::{Kind, v1};
+
+use self::logs::{Access, Logs, Wanted};
+use self::nginx::access_log::Format;
+use self::nginx::answers::{self, Complaints};
+use self::nginx::error_log::{self, ErrorLine};
+use self::nginx::instance::Instance;
+use self::nginx::message::{Meaning, meaning};
+use self::nginx::running::{self, Finder};
+use self::nginx::version::Build;
+use self::watch::Watch;
+use super::{Interest, Roots, UnixClient};
+use crate::clock::Moment;
 use crate::observe::{Marks, Observer};
-use crate::source::{Interest, Roots};
 
-/// Says that gateways are not read.
-pub async fn run(_roots: Roots, observer: Observer, _tell: impl Fn(Interest), _marks: Marks) {
-    observer.blinded(v1::Source::Gateway, "", "not built in yet", "");
-    std::future::pending().await
+pub mod counts;
+pub mod failures;
+pub mod logs;
+pub mod names;
+pub mod nginx;
+pub mod stamp;
+pub mod tail;
+pub mod watch;
+
+/// The net below inotify, and how soon a reload, a start or an end of a gateway is noticed without any request.
+const TICK: Duration = Duration::from_secs(2);
+/// Chunks of 64 KiB that are read of one log before the others have their turn.
+const READS_MAX: usize = 16;
+
+/// An answer that came this soon after the error log was opened may have been complained of before.
+const BEFORE_US: i64 = 2_000_000;
+
+/// Watches gateways until the task is dropped, or nobody takes what it observes. `tell` takes what other sources should
+/// look at; `marks` are where logs were left.
+pub async fn run(
+    roots: Roots,
+    observer: Observer,
+    tell: impl Fn(Interest) + 'static,
+    marks: Marks,
+) {
+    let watch = Watch::start();
+    if let Err(error) = &watch {
+        tracing::warn!(error = %error, "logs are only looked at every 2 s");
+    }
+    let zone = stamp::zone(&roots.root);
+    let mut gateways = Gateways {
+        roots,
+        observer,
+        tell,
+        marks,
+        watch: watch.ok(),
+        zone,
+        finder: Finder::default(),
+        builds: BTreeMap::new(),
+        instances: BTreeMap::new(),
+        logs: Logs::default(),
+        clients: Vec::new(),
+        blind: BTreeSet::new(),
+        dark: BTreeSet::new(),
+        complaints: Complaints::default(),
+    };
+    gateways.run().await;
+}
+
+struct Gateways<T> {
+    roots: Roots,
+    observer: Observer,
+    tell: T,
+    marks: Marks,
+    watch: Option<Watch>,
+    zone: TimeZone,
+    finder: Finder,
+    /// What `nginx -V` said, by pid of the master; 0 for the one that does not run.
+    builds: BTreeMap<u32, Build>,
+    instances: BTreeMap<String, Instance>,
+    logs: Logs,
+    clients: Vec<UnixClient>,
+    /// Instances whose configuration cannot be read.
+    blind: BTreeSet<String>,
+    /// Instances with an error log that is no file, or says too little.
+    dark: BTreeSet<String>,
+    complaints: Complaints,
+}
+
+impl<T: Fn(Interest)> Gateways<T> {
+    async fn run(&mut self) {
+        self.refresh().await;
+        self.observer.seeing(v1::Source::Gateway, "");
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tick.reset();
+        let mut more = self.read_logs(None).await;
+        while self.logs.flush(&self.observer).await {
+            let due = self.logs.due_us().map(until);
+            let due = if more { Some(Instant::now()) } else { due };
+            tokio::select! {
+                _ = tick.tick() => {
+                    self.refresh().await;
+                    more = self.read_logs(None).await;
+                }
+                changed = changed(self.watch.as_ref()) => {
+                    more |= self.read_logs(Some(&changed)).await;
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    if more {
+                        more = self.read_logs(None).await;
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Finds out what runs, and takes anew what was started, reloaded or, where it does not run, changed.
+    async fn refresh(&mut self) {
+        let masters = self.finder.find(&self.roots.proc);
+        let alive: BTreeSet<u32> = masters.iter().map(|master| master.pid).collect();
+        self.builds.retain(|pid, _| *pid == 0 || alive.contains(pid));
+        let mut taken = false;
+        for instance in self.instances.values_mut() {
+            if instance.master.as_ref().is_some_and(|master| !alive.contains(&master.pid)) {
+                instance.set_master(None, None);
+                instance.tell_seen(&self.observer);
+                taken = true;
+            }
+        }
+        for master in masters {
+            let known = self.instances.values().find(|instance| instance.runs_as(master.pid));
+            if let Some(name) = known.map(|instance| instance.name.clone()) {
+                taken |= self.check_reload(&name).await;
+                continue;
+            }
+            let build = match self.builds.get(&master.pid) {
+                Some(build) => build.clone(),
+                None => running::build(&self.roots.proc, Some(&master)).await,
+            };
+            self.builds.insert(master.pid, build.clone());
+            let directory = running::working_directory(&self.roots.proc, master.pid);
+            let paths = nginx::paths(&build, Some(&master), directory.as_deref());
+            let name = paths.conf.to_string_lossy().into_owned();
+            let instance = self
+                .instances
+                .entry(name)
+                .or_insert_with(|| Instance::new(paths.clone(), build.clone(), None));
+            // During an upgrade of the program two masters run; the old one counts until it ends.
+            if instance.master.is_none() {
+                instance.paths = paths;
+                instance.set_master(Some(master), Some(build));
+                instance.take(&self.roots, &self.observer).await;
+                taken = true;
+            }
+        }
+        taken |= self.refresh_idle().await;
+        if taken {
+            self.after_take();
+        }
+    }
+
+    /// Instances that are configured and do not run.
+    async fn refresh_idle(&mut self) -> bool {
+        let mut taken = false;
+        let default = PathBuf::from(Build::default().conf);
+        let there = |path: &PathBuf| nginx::load::below(&self.roots.root, path).exists();
+        if there(&default) && !self.instances.contains_key(default.to_string_lossy().as_ref()) {
+            let build = match self.builds.get(&0) {
+                Some(build) => build.clone(),
+                None => running::build(&self.roots.proc, None).await,
+            };
+            self.builds.insert(0, build.clone());
+            let mut paths = nginx::paths(&build, None, None);
+            paths.conf = default;
+            let mut instance = Instance::new(paths, build, None);
+            instance.take(&self.roots, &self.observer).await;
+            self.instances.insert(instance.name.clone(), instance);
+            taken = true;
+        }
+        let mut gone = Vec::new();
+        for instance in self.instances.values_mut().filter(|instance| instance.master.is_none()) {
+            if !nginx::load::below(&self.roots.root, &instance.paths.conf).exists() {
+                instance.tell_gone(&self.observer);
+                gone.push(instance.name.clone());
+            } else if instance.is_stale(&self.roots.root) {
+                instance.take(&self.roots, &self.observer).await;
+                taken = true;
+            }
+        }
+        taken |= !gone.is_empty();
+        self.instances.retain(|name, _| !gone.contains(name));
+        taken
+    }
+
+    async fn check_reload(&mut self, name: &str) -> bool {
+        let Some(instance) = self.instances.get_mut(name) else { return false };
+        if !instance.look_at_workers(&self.roots.proc) {
+            instance.tell_seen(&self.observer);
+            return false;
+        }
+        self.observer.observe(Kind::GatewayReloaded(v1::GatewayReloaded {
+            gateway: nginx::NAME.to_owned(),
+            instance: name.to_owned(),
+            error: String::new(),
+        }));
+        instance.take(&self.roots, &self.observer).await;
+        true
+    }
+
+    /// Logs to follow and sockets to look at may be others now.
+    fn after_take(&mut self) {
+        let (mut wanted, mut blind) = (BTreeMap::new(), BTreeMap::new());
+        self.dark.clear();
+        for instance in self.instances.values() {
+            access_logs(instance, &mut wanted);
+            if error_logs(instance, &mut wanted, &mut blind) {
+                self.dark.insert(instance.name.clone());
+            }
+            let name = instance.name.clone();
+            let grant = "let why502-agent read the configuration";
+            if instance.effective.readable && self.blind.remove(&name) {
+                self.observer.seeing(v1::Source::Gateway, &name);
+            } else if !instance.effective.readable && self.blind.insert(name.clone()) {
+                let reason = format!("cannot read {name}");
+                self.observer.blinded(v1::Source::Gateway, &name, &reason, grant);
+            }
+        }
+        self.logs.follow(wanted, blind, &self.roots, &self.marks, &self.observer);
+        let clients: Vec<_> = self.instances.values().flat_map(Instance::unix_clients).collect();
+        if clients != self.clients {
+            (self.tell)(Interest::UnixPaths(clients.clone()));
+            self.clients = clients;
+        }
+    }
+
+    /// Reads logs that changed; `true`: more is there.
+    async fn read_logs(&mut self, changed: Option<&BTreeSet<i32>>) -> bool {
+        let mut more = false;
+        for path in self.logs.changed(changed) {
+            for reads in 0..READS_MAX {
+                let Some(log) = self.logs.get_mut(&path) else { break };
+                let (lines, again) = log.read(&self.observer, self.watch.as_ref());
+                more |= again && reads + 1 == READS_MAX;
+                self.lines(&path, &lines).await;
+                let Some(log) = self.logs.get_mut(&path) else { break };
+                if !again || !log.flush(&self.observer).await {
+                    break;
+                }
+            }
+        }
+        more
+    }
+
+    async fn lines(&mut self, path: &PathBuf, lines: &[String]) {
+        let Some(wanted) = self.logs.get_mut(path).map(|log| log.wanted.clone()) else { return };
+        match wanted.access {
+            None => self.error_lines(path, wanted.instance, lines).await,
+            Some(access) => self.access_lines(path, &wanted.instance, &access, lines).await,
+        }
+    }
+
+    async fn access_lines(
+        &mut self,
+        path: &PathBuf,
+        name: &str,
+        access: &Access,
+        lines: &[String],
+    ) {
+        let parsed: Vec<_> = lines.iter().filter_map(|line| access.format.read(line)).collect();
+        let suspicious = parsed.iter().any(|line| (502..=504).contains(&line.status));
+        if suspicious && !access.format.tells_header() {
+            // The error line of a request is written before its access line: read what is there.
+            for path in self.logs.error_logs(name) {
+                for _ in 0..READS_MAX {
+                    let Some(log) = self.logs.get_mut(&path) else { break };
+                    let (lines, again) = log.read(&self.observer, self.watch.as_ref());
+                    self.error_lines(&path, name.to_owned(), &lines).await;
+                    if !again {
+                        break;
+                    }
+                }
+            }
+        }
+        let since = self.logs.errors_seen_since(name).filter(|_| !self.dark.contains(name));
+        let Some(instance) = self.instances.get(name) else { return };
+        let Some(log) = self.logs.get_mut(path) else { return };
+        let now = Moment::now();
+        let config = &instance.effective.config;
+        for line in &parsed {
+            let Some((server, location)) = answers::locate(config, &access.servers, line) else {
+                continue;
+            };
+            let sure = since.zip(line.at_us).is_some_and(|(since, at)| at > since + BEFORE_US);
+            let relayed = answers::relayed(line, server, sure, &mut self.complaints);
+            let count = answers::count(line, location, name, relayed);
+            log.counts.add(now.boottime_us, &count);
+            if relayed {
+                let at = stamp::moment(line.at_us, now);
+                log.failures.add(at, now, answers::failure(line, location, name));
+            }
+        }
+    }
+
+    async fn error_lines(&mut self, path: &PathBuf, name: String, lines: &[String]) {
+        let parsed: Vec<ErrorLine<'_>> =
+            lines.iter().filter_map(|line| error_log::parse(line)).collect();
+        // A worker that was not seen before: nginx was reloaded, and the line is about what it declares now.
+        let stranger = self.instances.get_mut(&name).is_some_and(|instance| {
+            // All of them: each is a stranger only once.
+            parsed.iter().filter(|line| instance.is_stranger(line.pid)).count() > 0
+        });
+        if stranger {
+            self.refresh().await;
+        }
+        let now = Moment::now();
+        for line in &parsed {
+            let second = stamp::error_log_us(line.stamp, &self.zone);
+            let complains = matches!(meaning(line), Meaning::Failed { .. } | Meaning::OwnAnswer);
+            if let Some(second) = second.filter(|_| complains) {
+                self.complaints.add(line, second);
+            }
+            let at = stamp::moment(second, now);
+            self.error_line(path, &name, line, at, now);
+        }
+    }
+
+    fn error_line(
+        &mut self,
+        path: &PathBuf,
+        name: &str,
+        line: &ErrorLine<'_>,
+        at: Moment,
+        now: Moment,
+    ) {
+        let Some(instance) = self.instances.get_mut(name) else { return };
+        let Some(log) = self.logs.get_mut(path) else { return };
+        match meaning(line) {
+            Meaning::Failed { .. } => {
+                if let Some(failed) = nginx::failed(line, &instance.effective.config, name) {
+                    log.failures.add(at, now, failed);
+                }
+            }
+            Meaning::Disabled => {
+                log.others.push((at, Kind::EndpointDisabled(nginx::disabled(line, instance))))
+            }
+            Meaning::WorkerCrashed(pid, signal) => {
+                instance.worker_crashed(pid);
+                log.others
+                    .push((at, Kind::AppServerEvent(nginx::crashed(line, instance, pid, signal))));
+            }
+            Meaning::Refused => {
+                if instance.master.is_none() || instance.runs_as(line.pid) {
+                    let refused = v1::GatewayReloaded {
+                        gateway: nginx::NAME.to_owned(),
+                        instance: name.to_owned(),
+                        error: crate::redact::line(line.message),
+                    };
+                    log.others.push((at, Kind::GatewayReloaded(refused)));
+                }
+            }
+            Meaning::OwnAnswer | Meaning::Nothing => {}
+        }
+    }
+}
+
+/// Adds the access logs of an instance that are files and whose format is known.
+fn access_logs(instance: &Instance, wanted: &mut BTreeMap<PathBuf, Wanted>) {
+    let config = &instance.effective.config;
+    for (target, log) in &config.access_logs {
+        let paths = &instance.paths;
+        let path = nginx::log_path(target, &paths.access_log, &paths.prefix);
+        let format = match config.log_formats.get(&log.format) {
+            Some(format) => Format::new(format),
+            None if log.format == "combined" => Format::combined(),
+            None => continue,
+        };
+        if let Ok(path) = path.map_err(drop)
+            && path != Path::new("/dev/null")
+        {
+            let access = Some(Access { format, servers: log.servers.clone() });
+            wanted.insert(path, Wanted { instance: instance.name.clone(), access });
+        }
+    }
+}
+
+/// Adds the error logs of an instance that can be followed, and why others cannot. `true`: there are others.
+fn error_logs(
+    instance: &Instance,
+    wanted: &mut BTreeMap<PathBuf, Wanted>,
+    blind: &mut BTreeMap<String, String>,
+) -> bool {
+    let (mut dark, mut files) = (false, false);
+    let logs = &instance.effective.config.error_logs;
+    // Sorted so that the compiled-in one, which is named "", comes first: it matters only where there is no other.
+    for log in logs.iter().rev() {
+        let paths = &instance.paths;
+        match nginx::log_path(&log.target, &paths.error_log, &paths.prefix) {
+            Ok(path) if path == Path::new("/dev/null") || !log.errors => {
+                let reason = "failed requests are not logged here";
+                blind.insert(path.to_string_lossy().into_owned(), reason.to_owned());
+                dark = true;
+            }
+            Ok(path) => {
+                let instance = instance.name.clone();
+                wanted.insert(path, Wanted { instance, access: None });
+                files = true;
+            }
+            Err(_) if log.target.is_empty() && files => {}
+            Err(place) => {
+                let reason = format!("the error log goes to {place}");
+                blind.insert(format!("error_log of {}", instance.name), reason);
+                dark = true;
+            }
+        }
+    }
+    dark
+}
+
+/// When the boot clock shows `due_us`.
+fn until(due_us: u64) -> Instant {
+    let wait = due_us.saturating_sub(Moment::now().boottime_us);
+    Instant::now() + Duration::from_micros(wait)
+}
+
+async fn changed(watch: Option<&Watch>) -> BTreeSet<i32> {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
 }

@@ -19,21 +19,29 @@ use crate::source::{Interest, Roots};
 
 mod connector;
 mod facts;
-mod kmsg;
+pub(super) mod kmsg;
 mod listener;
 mod memory;
 mod memory_file;
+mod net_text;
 mod netlink;
 mod owner;
 mod pidfds;
 mod proc_file;
 mod process;
 mod sock_diag;
+mod stall;
 mod thread_state;
+mod unix_path;
+mod watch_host;
 mod watch_kmsg;
 mod watch_listener;
 mod watch_memory;
+mod watch_namespace;
+mod watch_pressure;
 mod watch_process;
+mod watch_stall;
+mod watch_unix_path;
 
 /// Interests that may wait for the thread, which takes them within milliseconds. Units told twice take one place.
 const INBOX_MAX: usize = 4096;

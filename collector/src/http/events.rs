@@ -76,8 +76,9 @@ async fn forward(
             Err(broadcast::error::RecvError::Closed) => return,
             Err(broadcast::error::RecvError::Lagged(missed)) => {
                 let data = serde_json::json!({ "missed": missed }).to_string();
-                // If even that does not fit, the end of the stream says the same.
-                let _full = client.try_send(Event::default().event("reload").data(data));
+                let reload = Event::default().event("reload").data(data);
+                // If even that does not get through, the end of the stream says the same.
+                let _stalled = client.send_timeout(reload, app.stall_max).await;
                 return;
             }
         }

@@ -76,7 +76,7 @@ pub(super) struct Connector {
 impl Connector {
     /// Subscribes. An error says that this namespace or user does not get the events.
     pub(super) fn open() -> io::Result<Self> {
-        let socket = Socket::open(CONNECTOR, PROC)?;
+        let socket = Socket::open(Some(CONNECTOR), PROC)?;
         socket.widen(BUFFER_BYTES);
         let mut payload = Vec::with_capacity(CN_MSG + 4);
         for word in [PROC, PROC, 0, 0] {

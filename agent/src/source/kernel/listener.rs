@@ -61,15 +61,19 @@ pub(super) struct Listeners {
     closed: VecDeque<(u64, Listener)>,
     /// The first listing of a namespace is over.
     listed: BTreeSet<u64>,
+    /// What is listed for the first time until then existed when the agent began to look.
+    pub(super) existing_until_us: u64,
 }
 
 impl Listeners {
     /// Takes a whole look at one network namespace. Says what closed and how the queues are; what opened waits for its
-    /// owner and is said by [`Self::say_opened`].
-    pub(super) fn look(&mut self, netns: u64, found: Vec<Socketed>, facts: &mut Facts) {
-        let existing = self.listed.insert(netns);
+    /// owner and is said by [`Self::say_opened`]. Tells whether something opened or closed.
+    pub(super) fn look(&mut self, netns: u64, found: Vec<Socketed>, facts: &mut Facts) -> bool {
+        let first = self.listed.insert(netns);
+        let existing = first && (netns == 0 || facts.now_us() < self.existing_until_us);
         let mut gone: BTreeSet<u64> =
             self.open.range((netns, 0)..=(netns, u64::MAX)).map(|((_, inode), _)| *inode).collect();
+        let mut changed = false;
         for socket in found {
             gone.remove(&socket.inode);
             if let Some(listener) = self.open.get_mut(&(netns, socket.inode)) {
@@ -77,12 +81,15 @@ impl Listeners {
                 listener.limit = socket.limit;
                 listener.say_queue(facts);
             } else if self.open.len() < LISTENERS_MAX {
+                changed = true;
                 self.open.insert((netns, socket.inode), Listener::new(netns, socket, existing));
             }
         }
+        changed |= !gone.is_empty();
         for inode in gone {
             self.close((netns, inode), facts);
         }
+        changed
     }
 
     /// A network namespace is gone, with all that listened in it.
@@ -220,6 +227,11 @@ impl Listener {
         }
     }
 
+    /// 0 where it is not known, as facts say it.
+    fn known_limit(&self) -> u32 {
+        if self.limit == u32::MAX { 0 } else { self.limit }
+    }
+
     /// The kernel takes one connection more than the limit.
     fn is_full(&self) -> bool {
         self.depth > self.limit
@@ -243,7 +255,7 @@ impl Listener {
             address: self.address.clone(),
             netns: self.netns,
             depth: self.depth,
-            limit: self.limit,
+            limit: self.known_limit(),
             full,
             pid: self.owner.as_ref().map_or(0, |owner| owner.pid),
             unit: self.owner.as_ref().map_or_else(String::new, |owner| owner.member.unit.clone()),
@@ -260,7 +272,7 @@ impl Listener {
             container: owner.map_or_else(String::new, |owner| owner.member.container.clone()),
             comm: owner.map_or_else(String::new, |owner| owner.comm.clone()),
             uid: self.uid,
-            queue_limit: self.limit,
+            queue_limit: self.known_limit(),
             v6_only: self.v6_only,
             existing: self.existing,
             inode: self.inode,

@@ -102,10 +102,10 @@ pub(super) enum Received {
 }
 
 impl Socket {
-    /// Opens a socket and joins `groups`, a mask.
-    pub(super) fn open(protocol: Protocol, groups: u32) -> io::Result<Self> {
+    /// Opens a socket and joins `groups`, a mask. No protocol is `NETLINK_ROUTE`.
+    pub(super) fn open(protocol: Option<Protocol>, groups: u32) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let fd = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(protocol))?;
+        let fd = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, protocol)?;
         bind(&fd, &SocketAddrNetlink::new(0, groups))?;
         Ok(Self { fd })
     }

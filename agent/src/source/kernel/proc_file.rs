@@ -11,6 +11,8 @@ use crate::source::cgroup::{Membership, membership};
 const TICK_US: u64 = 10_000;
 /// The files read here are below 4 KiB; /proc/PID/cgroup of deep hierarchies may be more.
 const FILE_BYTES_MAX: usize = 16 << 10;
+/// 20,000 lines of /proc/net/tcp.
+const LONG_BYTES_MAX: usize = 3 << 20;
 
 /// What /proc/PID/stat tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,20 +55,34 @@ pub(super) fn tick_us(boottime_us: u64) -> u64 {
     boottime_us / TICK_US * TICK_US
 }
 
-/// Reads a file of /proc in one go, bounded.
+/// Reads a small file of /proc, bounded.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_bounded(path, FILE_BYTES_MAX)
+}
+
+/// Reads a file of /proc that has a line for each socket. A longer one is an error: a part of it would look like
+/// sockets that were closed.
+pub(super) fn read_long(path: &Path) -> io::Result<Vec<u8>> {
+    let text = read_bounded(path, LONG_BYTES_MAX)?;
+    if text.len() == LONG_BYTES_MAX {
+        return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+    }
+    Ok(text)
+}
+
+fn read_bounded(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
     let fd = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut buffer = vec![0; 2048];
     let mut length = 0;
     loop {
         let count = rustix::io::read(&fd, &mut buffer[length..])?;
         length += count;
-        if count == 0 || length == FILE_BYTES_MAX {
+        if count == 0 || length == bytes_max {
             buffer.truncate(length);
             return Ok(buffer);
         }
         if length == buffer.len() {
-            buffer.resize(FILE_BYTES_MAX.min(buffer.len() * 2), 0);
+            buffer.resize(bytes_max.min(buffer.len() * 2), 0);
         }
     }
 }

@@ -201,6 +201,7 @@ impl Processes {
         } else if let Some(process) = self.live.get_mut(&pid) {
             process.owns = true;
             process.matters = true;
+            process.comm.clone_from(&stat.comm);
             self.say_started(pid, v1::Witness::Scan, facts);
         }
     }
@@ -209,6 +210,13 @@ impl Processes {
     pub(super) fn inherits(&mut self, pid: u32) {
         if let Some(process) = self.live.get_mut(&pid) {
             process.owns = true;
+        }
+    }
+
+    /// Another program runs in it, or it named itself anew.
+    pub(super) fn renamed(&mut self, pid: u32, comm: String) {
+        if let Some(process) = self.live.get_mut(&pid) {
+            process.comm = comm;
         }
     }
 

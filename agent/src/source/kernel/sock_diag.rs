@@ -142,24 +142,33 @@ fn may_have_listened(payload: &[u8]) -> bool {
 #[derive(Debug)]
 pub(super) struct SockDiag {
     socket: Socket,
-    buffer: Vec<u8>,
 }
 
 impl SockDiag {
     /// Any user may ask.
     pub(super) fn open() -> io::Result<Self> {
-        Ok(Self { socket: Socket::open(SOCK_DIAG, 0)?, buffer: vec![0; BUFFER_BYTES] })
+        Ok(Self { socket: Socket::open(Some(SOCK_DIAG), 0)? })
+    }
+
+    /// All listening sockets with an address.
+    pub(super) fn listeners(&self) -> io::Result<Vec<Socketed>> {
+        // One buffer for as long as a look takes: there may be a socket for each network namespace.
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let mut found = Vec::new();
+        self.tcp(&mut buffer, &mut found)?;
+        self.unix(&mut buffer, &mut found)?;
+        Ok(found)
     }
 
     /// All listening TCP sockets, both families.
-    pub(super) fn tcp(&mut self, into: &mut Vec<Socketed>) -> io::Result<()> {
+    fn tcp(&self, buffer: &mut [u8], into: &mut Vec<Socketed>) -> io::Result<()> {
         for family in [AF_INET, AF_INET6] {
             let mut payload = vec![family, IPPROTO_TCP, 0, 0];
             payload.extend(LISTENING.to_ne_bytes());
             // struct inet_diag_sockid: any.
             payload.extend([0; 48]);
             let request = netlink::request(BY_FAMILY, netlink::FLAGS_DUMP, &payload);
-            let result = self.socket.dump(&request, &mut self.buffer, |message| {
+            let result = self.socket.dump(&request, buffer, |message| {
                 into.extend(parse_inet(message.payload));
             });
             match result {
@@ -172,14 +181,14 @@ impl SockDiag {
     }
 
     /// All listening unix sockets that have a name.
-    pub(super) fn unix(&mut self, into: &mut Vec<Socketed>) -> io::Result<()> {
+    fn unix(&self, buffer: &mut [u8], into: &mut Vec<Socketed>) -> io::Result<()> {
         let mut payload = vec![AF_UNIX, 0, 0, 0];
         payload.extend(LISTENING.to_ne_bytes());
         payload.extend(0u32.to_ne_bytes());
         payload.extend(UNIX_SHOW.to_ne_bytes());
         payload.extend([0; 8]);
         let request = netlink::request(BY_FAMILY, netlink::FLAGS_DUMP, &payload);
-        self.socket.dump(&request, &mut self.buffer, |message| {
+        self.socket.dump(&request, buffer, |message| {
             into.extend(parse_unix(message.payload));
         })
     }
@@ -194,7 +203,7 @@ pub(super) struct Destroyed {
 impl Destroyed {
     /// Joins the groups of both families.
     pub(super) fn open() -> io::Result<Self> {
-        Ok(Self { socket: Socket::open(SOCK_DIAG, DESTROYED)? })
+        Ok(Self { socket: Socket::open(Some(SOCK_DIAG), DESTROYED)? })
     }
 
     /// Takes what waits. Tells whether a listener may be among it (an overrun may hide one), and how many messages

@@ -17,16 +17,25 @@ use super::memory::Memory;
 use super::pidfds::Pidfds;
 use super::process::Processes;
 use super::sock_diag::{Destroyed, SockDiag};
+use super::watch_host::HostSight;
 use super::watch_kmsg::LogSight;
 use super::watch_listener::Looks;
-use super::watch_memory::{MemorySight, OOM_TOKENS, PRESSURE_TOKENS};
+use super::watch_memory::{MemorySight, OOM_TOKENS};
+use super::watch_namespace::NamespaceSight;
+use super::watch_pressure::{PRESSURE_TOKENS, PressureSight};
 use super::watch_process::Sight;
+use super::watch_stall::StallSight;
+use super::watch_unix_path::PathSight;
 use crate::clock::Moment;
 use crate::observe::Observer;
 use crate::source::{Interest, Roots};
 
 /// Events taken in one wake-up; the rest wakes us again at once.
 const EVENTS_MAX: usize = 64;
+/// What is found until then existed when the agent began to look.
+const FIRST_LISTING_US: u64 = 2_000_000;
+/// Where the numbers of notices from other network namespaces begin.
+pub(super) const NAMESPACE_TOKENS: u64 = 4 << 32;
 /// Where the numbers of pidfds begin.
 const PIDFD_TOKENS: u64 = 1 << 32;
 
@@ -41,6 +50,7 @@ pub(super) enum Token {
     KernelLog = 4,
     Addresses = 5,
     UnixPaths = 6,
+    Slices = 7,
 }
 
 /// Everything that the thread does by the clock.
@@ -58,8 +68,20 @@ pub(super) enum Task {
     Memory,
     /// Reads a memory cgroup again soon after a notice.
     Reread,
+    /// Looks again at the memory cgroups of young processes.
+    Settle,
     /// Reads pressure while there is some.
     Pressure,
+    /// Looks at the unix socket paths that gateways declare.
+    UnixPaths,
+    /// Looks whether the processes behind listeners run.
+    Stalls,
+    /// Reads how many connections were refused.
+    Overflow,
+    /// Looks at the listeners of other network namespaces.
+    Namespaces,
+    /// Reads the host's addresses.
+    Addresses,
 }
 
 /// All that the thread knows.
@@ -81,6 +103,7 @@ pub(super) struct Kernel<'a> {
 
     pub(super) memory: Memory,
     pub(super) memory_sight: MemorySight,
+    pub(super) pressure_sight: PressureSight,
 
     pub(super) log_sight: LogSight,
 
@@ -88,6 +111,10 @@ pub(super) struct Kernel<'a> {
     pub(super) sock_diag: SockDiag,
     pub(super) destroyed: Option<Destroyed>,
     pub(super) looks: Looks,
+    pub(super) path_sight: PathSight,
+    pub(super) stall_sight: StallSight,
+    pub(super) namespace_sight: NamespaceSight,
+    pub(super) host_sight: HostSight,
 }
 
 /// Looks until the last handle is gone.
@@ -140,11 +167,16 @@ impl<'a> Kernel<'a> {
             sight: Sight::default(),
             memory: Memory::default(),
             memory_sight: MemorySight::default(),
+            pressure_sight: PressureSight::default(),
             log_sight: LogSight::default(),
             listeners: Listeners::default(),
             sock_diag: SockDiag::open()?,
             destroyed: None,
             looks: Looks::default(),
+            path_sight: PathSight::default(),
+            stall_sight: StallSight::default(),
+            namespace_sight: NamespaceSight::default(),
+            host_sight: HostSight::default(),
         })
     }
 
@@ -154,8 +186,13 @@ impl<'a> Kernel<'a> {
         self.subscribe_listeners();
         self.subscribe_memory();
         self.subscribe_log();
+        self.subscribe_addresses();
+        self.listeners.existing_until_us = self.begun.boottime_us + FIRST_LISTING_US;
         self.scan_processes();
         self.look_at_listeners();
+        self.look_at_namespaces();
+        self.look_for_stalls();
+        self.look_for_overflow();
         self.watch_new();
         self.flush();
         for source in [Source::Process, Source::Memory, Source::Listener] {
@@ -167,7 +204,7 @@ impl<'a> Kernel<'a> {
         for interest in interests {
             match interest {
                 Interest::MainPid { unit, pid } => self.main_pid(&unit, pid),
-                Interest::UnixPaths(_) => {}
+                Interest::UnixPaths(clients) => self.unix_paths_told(clients),
             }
         }
         self.flush();
@@ -176,6 +213,8 @@ impl<'a> Kernel<'a> {
     fn woken(&mut self, token: u64, flags: epoll::EventFlags) {
         if self.pidfds.owns(token) {
             self.pidfd_woken(token, flags.contains(epoll::EventFlags::HUP));
+        } else if token >= NAMESPACE_TOKENS {
+            self.namespace_woken(token);
         } else if token >= PRESSURE_TOKENS {
             self.pressure_woken(token, flags);
         } else if token >= OOM_TOKENS {
@@ -184,6 +223,12 @@ impl<'a> Kernel<'a> {
             self.memory_events_woken();
         } else if token == Token::KernelLog as u64 {
             self.log_woken();
+        } else if token == Token::UnixPaths as u64 {
+            self.unix_paths_woken();
+        } else if token == Token::Slices as u64 {
+            self.slices_woken();
+        } else if token == Token::Addresses as u64 {
+            self.addresses_woken();
         } else if token == Token::Connector as u64 {
             self.connector_woken();
         } else if token == Token::Destroyed as u64 {
@@ -198,6 +243,10 @@ impl<'a> Kernel<'a> {
         self.flush();
         if self.looks.is_wanted() {
             self.look_at_listeners();
+            self.flush();
+        }
+        if self.path_sight.is_wanted() {
+            self.look_at_unix_paths();
             self.flush();
         }
     }
@@ -215,7 +264,13 @@ impl<'a> Kernel<'a> {
                 Task::Retry => self.retry(),
                 Task::Memory => self.look_at_memory(),
                 Task::Reread => self.do_rereads(),
+                Task::Settle => self.settle(),
                 Task::Pressure => self.look_at_pressure(),
+                Task::Stalls => self.look_for_stalls(),
+                Task::Overflow => self.look_for_overflow(),
+                Task::Namespaces => self.look_at_namespaces(),
+                Task::Addresses => self.look_at_addresses(),
+                Task::UnixPaths => self.unix_paths_due(),
             }
             self.watch_new();
             self.flush();

@@ -13,8 +13,9 @@ use super::thread_state::{Kernel, Task, Token};
 const LOOK_US: u64 = 1_000_000;
 /// While connections wait in a queue.
 const LOOK_WAITING_US: u64 = 200_000;
-/// Further looks after a process was started, which mostly opens its listener soon.
-const LOOKS_AFTER_START_US: [u64; 3] = [80_000, 200_000, 400_000];
+/// Further looks after a process was started, which mostly opens its listener within three seconds.
+const LOOKS_AFTER_START_US: [u64; 10] =
+    [80_000, 200_000, 250_000, 250_000, 300_000, 300_000, 300_000, 400_000, 400_000, 500_000];
 /// An owner is looked for so often before it is left unknown: once among the likely ones and twice everywhere.
 const SEARCHES_MAX: u8 = 3;
 /// Destroyed sockets in a row without a listener among them, at which the multicast costs more than looking.
@@ -100,23 +101,22 @@ impl Kernel<'_> {
     pub(super) fn look_at_listeners(&mut self) {
         self.looks.wanted = false;
         self.plan_next_look();
-        let mut found = Vec::new();
-        let result = self.sock_diag.tcp(&mut found).and_then(|()| self.sock_diag.unix(&mut found));
-        if let Err(error) = result {
-            // A part of the list would close listeners that are open.
-            if !std::mem::replace(&mut self.looks.failed, true) {
-                self.flush();
-                let reason = format!("cannot list listening sockets: {error}");
-                self.observer.blinded(
-                    v1::Source::Listener,
-                    "",
-                    &reason,
-                    "load sock_diag, inet_diag",
-                );
+        let found = match self.sock_diag.listeners() {
+            Ok(found) => found,
+            Err(error) => {
+                // A part of the list would close listeners that are open.
+                if !std::mem::replace(&mut self.looks.failed, true) {
+                    self.flush();
+                    let reason = format!("cannot list listening sockets: {error}");
+                    let grant = "load the modules inet_diag, tcp_diag and unix_diag";
+                    self.observer.blinded(v1::Source::Listener, "", &reason, grant);
+                }
+                return;
             }
-            return;
+        };
+        if self.listeners.look(0, found, &mut self.facts) {
+            self.path_sight.want();
         }
-        self.listeners.look(0, found, &mut self.facts);
         self.find_owners();
         self.listeners.say_opened(&mut self.facts);
         if std::mem::replace(&mut self.looks.failed, false) {
@@ -144,7 +144,7 @@ impl Kernel<'_> {
     }
 
     /// Looks for the holders of listeners that have none: first among those that are likely, then everywhere.
-    fn find_owners(&mut self) {
+    pub(super) fn find_owners(&mut self) {
         let wanted = self.listeners.unowned(SEARCHES_MAX);
         if wanted.is_empty() {
             return;

@@ -1,8 +1,9 @@
 //! Reading processes: connector, pidfd, scan.
 
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::fs::inotify;
 use rustix::thread::CapabilitySet;
 use why502_proto::{Kind, v1};
 
@@ -17,6 +18,11 @@ use crate::source::cgroup::Membership;
 const SCAN_US: u64 = 30_000_000;
 /// Where the connector is silent: have pids been given out?
 const NEW_PIDS_US: u64 = 1_000_000;
+/// New pids are looked at a second time so soon.
+const YOUNG_US: u64 = 30_000;
+/// Where systemd makes the cgroups of services: v2, v1, and v2 beside v1.
+const SLICES: [&str; 3] =
+    ["fs/cgroup/system.slice", "fs/cgroup/systemd/system.slice", "fs/cgroup/unified/system.slice"];
 /// New pids looked at one by one; beyond it a scan is cheaper.
 const NEW_PIDS_MAX: u32 = 256;
 /// Events taken before other things get their turn.
@@ -38,6 +44,10 @@ pub(super) struct Sight {
     overrun_us: Option<u64>,
     /// Starts and exits are being left out.
     leaving_out: bool,
+    /// New pids that did not matter at the first look: systemd may not have moved them yet.
+    young: Vec<u32>,
+    /// Tells of new cgroups where the connector is silent.
+    slices: Option<OwnedFd>,
     /// Pids that were started lately: who opens a listener is mostly one of them.
     pub(super) recent: std::collections::VecDeque<u32>,
 }
@@ -91,8 +101,33 @@ impl Kernel<'_> {
         };
         let reason = format!("no process connector: {reason}; short-lived workers may be missed");
         self.observer.blinded(v1::Source::Process, "connector", &reason, grant);
+        self.watch_slices();
         self.plan(Task::NewPids, NEW_PIDS_US);
         self.plan(Task::Retry, RETRY_US);
+    }
+
+    /// systemd makes a cgroup for every service that it starts: notice enough to look for its processes.
+    fn watch_slices(&mut self) {
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        let Ok(fd) = inotify::init(flags) else { return };
+        for slice in SLICES {
+            let flags = inotify::WatchFlags::CREATE | inotify::WatchFlags::ONLYDIR;
+            // Only one of them is there.
+            let _ = inotify::add_watch(&fd, self.roots.sys.join(slice), flags);
+        }
+        if self.add(&fd, Token::Slices).is_ok() {
+            self.sight.slices = Some(fd);
+        }
+    }
+
+    pub(super) fn slices_woken(&mut self) {
+        if let Some(fd) = &self.sight.slices {
+            let mut buffer = [0u8; 4096];
+            while rustix::io::read(fd, &mut buffer).is_ok_and(|length| length == buffer.len()) {}
+        }
+        self.plan(Task::NewPids, 0);
+        self.looks.after_start();
+        self.plan(Task::Listeners, LOOK_AFTER_START_US);
     }
 
     /// Tries again for what was refused.
@@ -215,7 +250,10 @@ impl Kernel<'_> {
 
     pub(super) fn pidfd_woken(&mut self, token: u64, hung_up: bool) {
         match self.pidfds.woken(&self.roots.proc, token, hung_up) {
-            Told::Ended { pid, code } => {
+            Told::Ended { pid, code, comm } => {
+                if let Some(comm) = comm {
+                    self.processes.renamed(pid, comm);
+                }
                 let now_us = self.facts.now_us();
                 let listeners = self.listeners.addresses_of(pid, now_us);
                 let ended = self.process_ended(pid, code, v1::Witness::Pidfd, now_us);
@@ -373,6 +411,9 @@ impl Kernel<'_> {
     pub(super) fn look_for_new_pids(&mut self) {
         self.plan(Task::NewPids, NEW_PIDS_US);
         self.tell_left_out();
+        for pid in std::mem::take(&mut self.sight.young) {
+            self.read_process(pid, v1::Witness::Scan);
+        }
         let Some(last) = proc_file::last_pid(&self.roots.proc) else { return };
         let known = std::mem::replace(&mut self.sight.last_pid, last);
         if last == known {
@@ -387,7 +428,12 @@ impl Kernel<'_> {
         for pid in known + 1..=last {
             self.sight.ignored.remove(&pid);
             self.sight.started(pid);
-            self.read_process(pid, v1::Witness::Scan);
+            if !self.read_process(pid, v1::Witness::Scan) {
+                self.sight.young.push(pid);
+            }
+        }
+        if !self.sight.young.is_empty() {
+            self.plan(Task::NewPids, YOUNG_US);
         }
     }
 }

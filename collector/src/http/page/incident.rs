@@ -79,7 +79,10 @@ fn row(explanation: &v1::Explanation, now: Timestamp) -> Row {
         "proven" => "proven",
         _ => "likely",
     };
-    let status = if symptom.status == 0 { String::new() } else { format!(" {}", symptom.status) };
+    let status = match symptom.status {
+        0 => " failed".to_owned(),
+        status => format!(" answered {status}"),
+    };
     let count = if predicted {
         "nothing has failed yet, ".to_owned()
     } else {

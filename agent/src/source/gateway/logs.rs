@@ -1,0 +1,244 @@
+//! The logs that are followed, and what was read of them and not told yet.
+//!
+//! A mark goes with the last of the facts of all lines before it, so that after `kill -9` no line is lost or told twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use why502_proto::{Kind, v1};
+
+use super::counts::Counts;
+use super::failures::Failures;
+use super::nginx::access_log::Format;
+use super::tail::Tail;
+use super::watch::Watch;
+use crate::clock::Moment;
+use crate::observe::{Mark, Marks, Observed, Observer};
+use crate::source::Roots;
+
+/// Logs of all gateways of a host. Hosts with a log per site have some hundreds.
+const LOGS_MAX: usize = 512;
+/// A place behind lines that told nothing is kept this often; reading them again would tell nothing again.
+const QUIET_MARK_US: u64 = 10_000_000;
+
+/// A log to follow.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Whose it is.
+    pub instance: String,
+    /// How its lines are read; `None`: it is an error log.
+    pub access: Option<Access>,
+}
+
+/// An access log.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// What its lines look like.
+    pub format: Format,
+    /// Indexes of the servers that write it.
+    pub servers: BTreeSet<usize>,
+}
+
+/// One log.
+#[derive(Debug)]
+pub struct Log {
+    /// How far it was read.
+    pub tail: Tail,
+    /// Its path as the gateway knows it.
+    pub path: PathBuf,
+    /// Whose it is, and how it is read.
+    pub wanted: Wanted,
+    /// Answers that were counted.
+    pub counts: Counts,
+    /// Failures that wait.
+    pub failures: Failures,
+    /// Other facts that wait.
+    pub others: Vec<(Moment, Kind)>,
+    watches: BTreeSet<i32>,
+    watched: Option<(u64, u64)>,
+    /// Whether it can be read, and since when.
+    sight: Option<(bool, i64)>,
+    marked: String,
+    marked_us: u64,
+}
+
+/// All of them, by path.
+#[derive(Debug, Default)]
+pub struct Logs {
+    logs: BTreeMap<PathBuf, Log>,
+    blind: BTreeMap<String, String>,
+}
+
+impl Logs {
+    /// From now on exactly `wanted` are followed, and `blind` (scope and reason) cannot be.
+    pub fn follow(
+        &mut self,
+        wanted: BTreeMap<PathBuf, Wanted>,
+        blind: BTreeMap<String, String>,
+        roots: &Roots,
+        marks: &Marks,
+        observer: &Observer,
+    ) {
+        self.logs.retain(|path, _| wanted.contains_key(path));
+        for (path, wanted) in wanted.into_iter().take(LOGS_MAX) {
+            let log = self.logs.entry(path.clone()).or_insert_with(|| {
+                let mark = marks.get(&format!("log {}", path.display())).cloned();
+                let tail = Tail::new(super::nginx::load::below(&roots.root, &path), mark);
+                Log::new(tail, path, wanted.clone())
+            });
+            log.wanted = wanted;
+        }
+        for (scope, reason) in &blind {
+            if self.blind.get(scope) != Some(reason) {
+                let grant = "write the error log to a file, at level error or lower";
+                observer.blinded(v1::Source::Gateway, scope, reason, grant);
+            }
+        }
+        for scope in self.blind.keys().filter(|scope| !blind.contains_key(*scope)) {
+            observer.seeing(v1::Source::Gateway, scope);
+        }
+        self.blind = blind;
+    }
+
+    /// Logs that `changed` names; all without it. Error logs first: what they say decides what access lines mean.
+    pub fn changed(&self, changed: Option<&BTreeSet<i32>>) -> Vec<PathBuf> {
+        let named = |log: &&Log| changed.is_none_or(|changed| !changed.is_disjoint(&log.watches));
+        let mut logs: Vec<&Log> = self.logs.values().filter(named).collect();
+        logs.sort_by_key(|log| log.wanted.access.is_some());
+        logs.into_iter().map(|log| log.path.clone()).collect()
+    }
+
+    /// Error logs of an instance.
+    pub fn error_logs(&self, instance: &str) -> Vec<PathBuf> {
+        let of = |log: &&Log| log.wanted.instance == instance && log.wanted.access.is_none();
+        self.logs.values().filter(of).map(|log| log.path.clone()).collect()
+    }
+
+    /// Since when all error logs of an instance are read, microseconds since 1970. `None`: one of them is not.
+    pub fn errors_seen_since(&self, instance: &str) -> Option<i64> {
+        let of = |log: &&Log| log.wanted.instance == instance && log.wanted.access.is_none();
+        let since = |log: &Log| log.sight.filter(|(seeing, _)| *seeing).map(|(_, since)| since);
+        let since: Option<Vec<i64>> = self.logs.values().filter(of).map(since).collect();
+        since?.into_iter().max()
+    }
+
+    /// The log at `path`.
+    pub fn get_mut(&mut self, path: &PathBuf) -> Option<&mut Log> {
+        self.logs.get_mut(path)
+    }
+
+    /// When facts that wait have to be told, boot time.
+    pub fn due_us(&self) -> Option<u64> {
+        self.logs.values().filter_map(Log::due_us).min()
+    }
+
+    /// Tells what is due of every log. `false`: the agent is shutting down.
+    pub async fn flush(&mut self, observer: &Observer) -> bool {
+        for log in self.logs.values_mut() {
+            if !log.flush(observer).await {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl Log {
+    fn new(tail: Tail, path: PathBuf, wanted: Wanted) -> Self {
+        Self {
+            tail,
+            path,
+            wanted,
+            counts: Counts::default(),
+            failures: Failures::default(),
+            others: Vec::new(),
+            watches: BTreeSet::new(),
+            watched: None,
+            sight: None,
+            marked: String::new(),
+            marked_us: 0,
+        }
+    }
+
+    /// Looks for rotation and reads what is there, up to a bound. `false` in the second place: nothing more was there.
+    pub fn read(&mut self, observer: &Observer, watch: Option<&Watch>) -> (Vec<String>, bool) {
+        let now = Instant::now();
+        let mut lines = Vec::new();
+        let read = self.tail.look(now).and_then(|()| self.tail.read(now, &mut lines));
+        if let Some(watch) =
+            watch.filter(|_| self.watched.is_none() || self.watched != self.tail.current())
+        {
+            self.watches = watch.add(self.tail.path());
+            self.watched = self.tail.current();
+        }
+        let scope = self.path.to_string_lossy();
+        let more = match read {
+            Ok(more) => {
+                if !self.sight.is_some_and(|(seeing, _)| seeing) {
+                    observer.seeing(v1::Source::Gateway, &scope);
+                    self.sight = Some((true, Moment::now().realtime_us));
+                }
+                more
+            }
+            Err(error) => {
+                if self.sight.is_none_or(|(seeing, _)| seeing) {
+                    let reason = format!("cannot read {scope}: {error}");
+                    let grant = "add why502-agent to group adm";
+                    observer.blinded(v1::Source::Gateway, &scope, &reason, grant);
+                }
+                self.sight = Some((false, 0));
+                false
+            }
+        };
+        if std::mem::take(&mut self.tail.lost) {
+            let reason = format!("{scope} was rotated away before it was read to its end");
+            observer.blinded(v1::Source::Gateway, &scope, &reason, "rotate with delaycompress");
+            observer.seeing(v1::Source::Gateway, &scope);
+        }
+        (lines, more)
+    }
+
+    fn due_us(&self) -> Option<u64> {
+        let dues = [self.failures.due_us(), self.counts.due_us()];
+        dues.into_iter().flatten().min()
+    }
+
+    /// Tells what is due, with the place up to which all is told. `false`: the agent is shutting down.
+    pub async fn flush(&mut self, observer: &Observer) -> bool {
+        let now = Moment::now();
+        let due = self.due_us().is_some_and(|due| due <= now.boottime_us);
+        let mut facts = std::mem::take(&mut self.others);
+        if due || !facts.is_empty() {
+            self.failures.urge();
+            let counts = self.counts.take(now.boottime_us).into_iter();
+            facts.extend(counts.map(|counts| (now, Kind::RequestCounts(counts))));
+        }
+        let failures = self.failures.take(now).into_iter();
+        facts.extend(failures.map(|(at, failed)| (at, Kind::RequestFailed(failed))));
+        facts.sort_by_key(|(at, _)| at.boottime_us);
+        let waits = self.due_us().is_some();
+        let quiet = now.boottime_us.saturating_sub(self.marked_us) < QUIET_MARK_US;
+        if self.tail.current().is_none() || (facts.is_empty() && (waits || quiet)) {
+            return true;
+        }
+        let position = self.tail.position();
+        let mark = (position != self.marked).then(|| Mark {
+            name: format!("log {}", self.path.display()),
+            position: position.clone(),
+        });
+        (self.marked, self.marked_us) = (position, now.boottime_us);
+        let last = facts.pop();
+        for (at, kind) in facts {
+            let observed = Observed { at, kind: Some(kind), mark: None };
+            if !observer.observe_waiting(observed).await {
+                return false;
+            }
+        }
+        let (at, kind) = last.map_or((now, None), |(at, kind)| (at, Some(kind)));
+        if kind.is_none() && mark.is_none() {
+            return true;
+        }
+        observer.observe_waiting(Observed { at, kind, mark }).await
+    }
+}

@@ -1,0 +1,268 @@
+//! One nginx on the host: what it runs with, and what of that was told.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use why502_proto::{Kind, v1};
+
+use super::running::{self, Master};
+use super::syntax::Problem;
+use super::version::Build;
+use super::{Declared, Effective, NAME, Paths};
+use crate::observe::Observer;
+use crate::source::{Roots, UnixClient, gateway::names};
+
+/// Workers of the past whose lines may still come.
+const PIDS_MAX: usize = 1024;
+
+/// An nginx, running or only configured.
+#[derive(Debug)]
+pub struct Instance {
+    /// Its main configuration file.
+    pub name: String,
+    /// `None`: it does not run.
+    pub master: Option<Master>,
+    /// Where its files are.
+    pub paths: Paths,
+    /// What its configuration means.
+    pub effective: Effective,
+    build: Build,
+    declared: Declared,
+    problems: BTreeSet<Problem>,
+    seen: Option<v1::GatewaySeen>,
+    workers: BTreeSet<u32>,
+    /// Workers whose lines were expected already.
+    known: BTreeSet<u32>,
+    crashed: BTreeSet<u32>,
+    user: Option<(u32, Vec<u32>)>,
+    /// Changes of the files it depends on; looked at while it does not run.
+    stamp: Vec<Option<(u64, i64)>>,
+}
+
+impl Instance {
+    /// Not looked at yet.
+    pub fn new(paths: Paths, build: Build, master: Option<Master>) -> Self {
+        Self {
+            name: paths.conf.to_string_lossy().into_owned(),
+            master,
+            paths,
+            build,
+            effective: Effective::default(),
+            declared: Declared::new(),
+            problems: BTreeSet::new(),
+            seen: None,
+            workers: BTreeSet::new(),
+            known: BTreeSet::new(),
+            crashed: BTreeSet::new(),
+            user: None,
+            stamp: Vec::new(),
+        }
+    }
+
+    /// Reads the configuration and tells what is different from before.
+    pub async fn take(&mut self, roots: &Roots, observer: &Observer) {
+        let (root, paths) = (roots.root.clone(), self.paths.clone());
+        let master = self.master.as_ref();
+        let directives = master.map(|master| master.directives.clone()).unwrap_or_default();
+        let version = self.build.version.clone();
+        let read = move || super::read(&root, &paths, &directives, &version);
+        if let Ok(effective) = tokio::task::spawn_blocking(read).await {
+            self.effective = effective;
+        }
+        self.stamp = self.stamps(&roots.root);
+        self.look_at_workers(&roots.proc);
+        let peers = self.effective.config.peers_mut();
+        let ask: BTreeSet<String> =
+            peers.iter().filter(|peer| peer.name).map(|peer| peer.endpoint.clone()).collect();
+        self.tell_seen(observer);
+        if !ask.is_empty() {
+            // What needs no name is told before anybody waits for a resolver.
+            self.tell_declared(observer, false);
+            let resolved = names::resolve(ask).await;
+            for peer in self.effective.config.peers_mut().into_iter().filter(|peer| peer.name) {
+                peer.addresses = resolved.get(&peer.endpoint).cloned().unwrap_or_default();
+            }
+        }
+        self.tell_declared(observer, true);
+        self.tell_problems(observer);
+    }
+
+    /// Tells that it is there, if that is news.
+    pub fn tell_seen(&mut self, observer: &Observer) {
+        let config = &self.effective.config;
+        let path = |target: &str, default: &str| {
+            let path = super::log_path(target, default, &self.paths.prefix);
+            path.map_or_else(|place| place, |path| path.to_string_lossy().into_owned())
+        };
+        let error_logs =
+            config.error_logs.iter().map(|log| path(&log.target, &self.paths.error_log));
+        let access_logs = config.access_logs.keys().map(|log| path(log, &self.paths.access_log));
+        let listens = config.servers.iter().flat_map(|server| server.listens.iter().cloned());
+        let unique = |all: BTreeSet<String>| all.into_iter().collect::<Vec<_>>();
+        let master = self.master.as_ref();
+        let seen = v1::GatewaySeen {
+            gateway: NAME.to_owned(),
+            instance: self.name.clone(),
+            version: self.build.version.clone(),
+            unit: master.map(|master| master.unit.clone()).unwrap_or_default(),
+            pid: master.map_or(0, |master| master.pid),
+            worker_uid: self.user.as_ref().map(|(uid, _)| *uid),
+            error_logs: unique(error_logs.collect()),
+            access_logs: unique(access_logs.collect()),
+            listens: unique(listens.collect()),
+        };
+        if self.seen.as_ref() != Some(&seen) {
+            observer.observe(Kind::GatewaySeen(seen.clone()));
+            self.seen = Some(seen);
+        }
+    }
+
+    /// Tells new endpoints and, at the end, which are no more.
+    fn tell_declared(&mut self, observer: &Observer, resolved: bool) {
+        let names: BTreeSet<String> = self
+            .effective
+            .config
+            .peers_mut()
+            .into_iter()
+            .filter(|peer| peer.name)
+            .map(|peer| peer.endpoint.clone())
+            .collect();
+        let declared = super::declared(&self.effective.config, &self.name);
+        for (name, fact) in &declared {
+            let wait = !resolved && names.contains(&fact.endpoint);
+            if !wait && self.declared.get(name) != Some(fact) {
+                observer.observe(Kind::EndpointDeclared(fact.clone()));
+                self.declared.insert(name.clone(), fact.clone());
+            }
+        }
+        if resolved {
+            for (route, endpoint) in
+                self.declared.keys().filter(|name| !declared.contains_key(name))
+            {
+                self.withdraw(observer, route, endpoint);
+            }
+            self.declared = declared;
+        }
+    }
+
+    fn withdraw(&self, observer: &Observer, route: &str, endpoint: &str) {
+        observer.observe(Kind::EndpointWithdrawn(v1::EndpointWithdrawn {
+            instance: self.name.clone(),
+            route: route.to_owned(),
+            endpoint: endpoint.to_owned(),
+        }));
+    }
+
+    fn tell_problems(&mut self, observer: &Observer) {
+        let now = self.effective.problems.clone();
+        let tell = |problem: &Problem, mended| {
+            observer.observe(Kind::GatewayConfigError(v1::GatewayConfigError {
+                gateway: NAME.to_owned(),
+                instance: self.name.clone(),
+                file: problem.place.file.to_string(),
+                line: problem.place.line,
+                text: problem.text.clone(),
+                mended,
+            }));
+        };
+        now.difference(&self.problems).for_each(|problem| tell(problem, false));
+        self.problems.difference(&now).for_each(|problem| tell(problem, true));
+        self.problems = now;
+    }
+
+    /// Its configuration is gone and it does not run.
+    pub fn tell_gone(&self, observer: &Observer) {
+        for (route, endpoint) in self.declared.keys() {
+            self.withdraw(observer, route, endpoint);
+        }
+        observer.observe(Kind::GatewayGone(v1::GatewayGone { instance: self.name.clone() }));
+    }
+
+    /// Looks at the workers; `true`: there are new ones that replace no dead ones, so nginx took its configuration again.
+    pub fn look_at_workers(&mut self, proc: &Path) -> bool {
+        let Some(master) = &self.master else { return false };
+        let found = running::workers(proc, master.pid);
+        if found.active.is_empty() {
+            return false;
+        }
+        self.user = found.active.first().and_then(|pid| running::user(proc, *pid));
+        self.known.extend(found.active.iter().chain(&found.leaving).chain([&master.pid]));
+        let new: BTreeSet<u32> = found.active.difference(&self.workers).copied().collect();
+        let vanished = self
+            .workers
+            .iter()
+            .filter(|pid| !found.active.contains(pid) && !found.leaving.contains(pid));
+        let vanished = vanished.count();
+        let replaced = new.len() == found.active.len() && !self.workers.is_subset(&self.crashed);
+        let reloaded =
+            !self.workers.is_empty() && !new.is_empty() && (new.len() > vanished || replaced);
+        if reloaded {
+            // Workers of before may not have noticed yet.
+            self.workers = new;
+            self.crashed.clear();
+        } else {
+            self.workers = found.active;
+        }
+        reloaded
+    }
+
+    /// Another master runs with this configuration now, or none.
+    pub fn set_master(&mut self, master: Option<Master>, build: Option<Build>) {
+        self.master = master;
+        self.workers.clear();
+        if let Some(build) = build {
+            self.build = build;
+        }
+        if self.master.is_none() {
+            self.user = None;
+        }
+    }
+
+    /// A process whose lines were not expected: most likely a worker of a configuration that was just taken.
+    pub fn is_stranger(&mut self, pid: u32) -> bool {
+        if self.known.len() >= PIDS_MAX {
+            self.known.clear();
+            self.known.extend(&self.workers);
+        }
+        self.master.is_some() && self.known.insert(pid)
+    }
+
+    /// nginx says that it lost a worker.
+    pub fn worker_crashed(&mut self, pid: u32) {
+        if self.workers.contains(&pid) {
+            self.crashed.insert(pid);
+        }
+    }
+
+    /// Files changed since they were read.
+    pub fn is_stale(&self, root: &Path) -> bool {
+        self.stamps(root) != self.stamp
+    }
+
+    fn stamps(&self, root: &Path) -> Vec<Option<(u64, i64)>> {
+        use std::os::unix::fs::MetadataExt as _;
+        let stamp = |path: &PathBuf| {
+            let metadata = std::fs::metadata(super::load::below(root, path)).ok()?;
+            let nanoseconds = metadata.mtime().wrapping_mul(1_000_000_000) + metadata.mtime_nsec();
+            Some((metadata.ino(), nanoseconds))
+        };
+        let conf = std::iter::once(&self.paths.conf);
+        conf.chain(&self.effective.watched).map(stamp).collect()
+    }
+
+    /// Unix sockets that it connects to, and as whom.
+    pub fn unix_clients(&self) -> Vec<UnixClient> {
+        let endpoints: BTreeSet<&str> = self
+            .declared
+            .keys()
+            .filter_map(|(_, endpoint)| endpoint.strip_prefix("unix:"))
+            .collect();
+        let client = |path: &str| UnixClient { path: path.into(), user: self.user.clone() };
+        endpoints.into_iter().map(client).collect()
+    }
+
+    /// As [`super::running::Master`] with the same pid.
+    pub fn runs_as(&self, pid: u32) -> bool {
+        self.master.as_ref().is_some_and(|master| master.pid == pid)
+    }
+}
