@@ -10,7 +10,7 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use why502_explain::{Address, Coverage, Question, Seen, Sight, Snapshot, explain, questions};
+use why502_explain::{Address, Question, Seen, Sight, Snapshot, explain, questions};
 use why502_proto::v1::{EndpointDeclared, Source};
 use why502_proto::{FactId, Kind, value_name};
 
@@ -140,7 +140,7 @@ fn find(host: &str, snapshot: &Snapshot, question: &Question) -> Finding {
         return finding;
     }
     let Some(declared) = declared else { return finding };
-    let addresses: Vec<Address> =
+    let addresses: Vec<Address<'_>> =
         declared.addresses.iter().filter_map(|a| Address::parse(a)).collect();
     if declared.down {
         finding.text = "marked down in the configuration".to_owned();
@@ -170,10 +170,10 @@ fn find(host: &str, snapshot: &Snapshot, question: &Question) -> Finding {
     finding
 }
 
-fn is_listened_on(host: &str, snapshot: &Snapshot, wanted: &Address) -> bool {
+fn is_listened_on(host: &str, snapshot: &Snapshot, wanted: &Address<'_>) -> bool {
     snapshot.states(host, "listener", snapshot.now_us()).any(|fact| match &fact.kind {
         Kind::ListenerOpened(listener) if listener.netns == 0 => Address::parse(&listener.address)
-            .is_some_and(|own| own.coverage(wanted, listener.v6_only) == Coverage::Covers),
+            .is_some_and(|own| own.covers(wanted, listener.v6_only)),
         _ => false,
     })
 }

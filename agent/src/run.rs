@@ -25,6 +25,10 @@ use crate::stream::{self, Shared, StreamConfig};
 const BATCH_MAX: usize = 2048;
 /// The loop looks at the clocks and pings the watchdog this often.
 const TICK: Duration = Duration::from_secs(5);
+/// Every so many ticks the spool notes that the agent is alive: once a minute.
+const ALIVE_TICKS: u32 = 12;
+/// Name of that mark; its position is boot and boot time.
+const ALIVE: &str = "agent alive";
 /// Smaller steps of the wall clock are ordinary slewing.
 const CLOCK_JUMP_US: i64 = 500_000;
 /// After a source has ended, which none should.
@@ -95,20 +99,21 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     let spool = Spool::open(&spool_config, &boot)?;
     let marks = spool.marks().clone();
     let (observer, observations) = channel();
-    observer.observe(Kind::AgentStarted(started(&roots, spool.last_sign_us())));
+    let last_sign_us = spool.last_sign_us().max(last_alive_us(&marks, &boot));
+    observer.observe(Kind::AgentStarted(started(&roots, last_sign_us)));
     let shared = Arc::new(Shared { spool: Mutex::new(spool), appended: Notify::new() });
     start_sources(&roots, &observer, &marks)?;
     let stream = StreamConfig {
         url: config.collector.clone(),
         host: config.host_name(),
-        boot,
+        boot: boot.clone(),
         tls: config.tls(),
     };
     let streaming = tokio::task::spawn_local(stream::run(stream, Arc::clone(&shared)));
     let ready = [sd_notify::NotifyState::Ready];
     // Outside of systemd there is nobody to tell.
     let _ = sd_notify::notify(&ready);
-    let mut keeper = Keeper::new(observations, Arc::clone(&shared));
+    let mut keeper = Keeper::new(observations, Arc::clone(&shared), boot);
     keeper.keep(&observer).await?;
     keeper.drain(&observer).await;
     streaming.abort();
@@ -177,6 +182,11 @@ fn lock(state: &Path) -> Result<File, RunError> {
     }
 }
 
+/// Boot time at which an earlier run in this boot noted that it was alive.
+fn last_alive_us(marks: &Marks, boot: &str) -> Option<u64> {
+    marks.get(ALIVE)?.strip_prefix(boot)?.trim().parse().ok()
+}
+
 /// `last_sign_us`: boot time of the last fact of an earlier run in this boot.
 fn started(roots: &Roots, last_sign_us: Option<u64>) -> v1::AgentStarted {
     let now_us = Moment::now().boottime_us;
@@ -197,11 +207,14 @@ struct Keeper {
     /// Taken together, to become durable together.
     batch: Vec<(Option<Fact>, Option<Mark>)>,
     clock_us: i64,
+    boot: String,
+    ticks: u32,
 }
 
 impl Keeper {
-    fn new(observations: Observations, shared: Arc<Shared>) -> Self {
-        Self { observations, shared, batch: Vec::new(), clock_us: wall_minus_boot() }
+    fn new(observations: Observations, shared: Arc<Shared>, boot: String) -> Self {
+        let clock_us = wall_minus_boot();
+        Self { observations, shared, batch: Vec::new(), clock_us, boot, ticks: 0 }
     }
 
     async fn keep(&mut self, observer: &Observer) -> Result<(), RunError> {
@@ -223,6 +236,8 @@ impl Keeper {
                 }
                 _ = tick.tick() => {
                     self.look_at_clocks(observer);
+                    self.note_alive();
+                    self.append().await;
                     // Waits for whoever holds the spool: no ping where the stream or the disk hangs.
                     self.shared.spool.lock().await.save();
                     let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
@@ -267,6 +282,14 @@ impl Keeper {
         drop(spool);
         self.batch.clear();
         self.shared.appended.notify_one();
+    }
+
+    fn note_alive(&mut self) {
+        if self.ticks.is_multiple_of(ALIVE_TICKS) {
+            let position = format!("{} {}", self.boot, Moment::now().boottime_us);
+            self.batch.push((None, Some(Mark { name: ALIVE.to_owned(), position })));
+        }
+        self.ticks += 1;
     }
 
     fn look_at_clocks(&mut self, observer: &Observer) {

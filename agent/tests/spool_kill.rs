@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -40,6 +40,13 @@ fn waiting(spool: &mut Spool, mut seq: u64) -> Vec<Fact> {
     }
 }
 
+/// To the parent, at once.
+fn say(line: &str) {
+    let mut out = std::io::stdout();
+    writeln!(out, "{line}").unwrap();
+    out.flush().unwrap();
+}
+
 /// The child: appends, says what is durable, acknowledges a part, until it is killed.
 fn append_for_ever(dir: &Path) {
     let mut spool = open(dir);
@@ -53,10 +60,10 @@ fn append_for_ever(dir: &Path) {
             (of(Kind::ClockJumped(ClockJumped { by_us: next })), Some(mark)),
         ];
         assert!(spool.append(&mut batch));
-        println!("durable {next}");
+        say(&format!("durable {next}"));
         if next % 7 == 0 {
             let seq = batch[1].0.as_ref().unwrap().seq;
-            println!("acked {}", next - 3);
+            say(&format!("acked {}", next - 3));
             spool.forget("boot", seq - 6);
             spool.save();
         }

@@ -5,11 +5,10 @@
 
 mod batch;
 mod hello;
+mod pending;
 mod presence;
 mod silence;
 
-use std::collections::VecDeque;
-use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -29,9 +28,10 @@ pub use silence::watch_for_silence;
 
 use crate::clock::{BootClock, now_us};
 use crate::metrics::Metrics;
-use crate::store::{Append, Greeting, Standing, Store, StoreError};
+use crate::store::{Greeting, Standing, Store, StoreError};
 use crate::tls;
 use crate::view::{View, ViewError};
+use pending::{CREDIT_FACTS, Pending};
 
 /// A stream that says nothing for this long, four pings, is dead.
 const IDLE_MAX: Duration = Duration::from_secs(20);
@@ -41,8 +41,6 @@ const HELLO_MAX: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Largest message: a batch of 1 MiB and its frame.
 const MESSAGE_BYTES_MAX: usize = 2 << 20;
-/// Facts that an agent may have under way: 2 s at 2,000 facts/s, some 1 MiB.
-const CREDIT_FACTS: u32 = 4096;
 /// Answers that may wait for an agent to read them.
 const ANSWERS_MAX: usize = 64;
 /// Streams on one connection: an agent needs one, a program that asks a few.
@@ -158,17 +156,6 @@ struct Reporting {
     identity: Identity,
 }
 
-/// Facts between their arrival and their commit.
-#[derive(Default)]
-struct Pending {
-    waiting: VecDeque<Append>,
-    waiting_facts: usize,
-    commit: Option<Commit>,
-}
-
-/// A commit under way, with the boot that it is for.
-type Commit = Pin<Box<dyn Future<Output = (String, Result<u64, StoreError>)> + Send>>;
-
 impl Reporting {
     async fn run(mut self) -> Result<(), Status> {
         let hello = match timeout(HELLO_MAX, self.incoming.message()).await {
@@ -227,7 +214,7 @@ impl Reporting {
         loop {
             tokio::select! {
                 biased;
-                (boot_id, stored) = committed(&mut pending.commit) => {
+                (boot_id, stored) = pending.committed() => {
                     let stored_seq = stored.map_err(|error| not_stored(&error))?;
                     self.send(report_response::Message::Ack(v1::Ack { boot_id, stored_seq }))?;
                     pending.begin_commit(&self.door.store);
@@ -250,7 +237,7 @@ impl Reporting {
             }
         }
         // The agent ended the stream: what it sent is stored, and needs no answer.
-        pending.drain(&self.door.store).await
+        pending.drain(&self.door.store).await.map_err(|error| not_stored(&error))
     }
 
     fn take(
@@ -295,53 +282,6 @@ impl Reporting {
             }
         }
     }
-}
-
-impl Pending {
-    fn push(&mut self, append: Append) -> Result<(), Refusal> {
-        self.waiting_facts += append.facts.len();
-        if self.waiting_facts > CREDIT_FACTS as usize {
-            let what = format!("more than the credit of {CREDIT_FACTS} facts is under way");
-            return Err(Refusal::Bound(what));
-        }
-        match self.waiting.back_mut() {
-            Some(last) if last.boot == append.boot => {
-                last.facts.extend(append.facts);
-                last.epoch = append.epoch;
-                last.heard_us = append.heard_us;
-            }
-            _ => self.waiting.push_back(append),
-        }
-        Ok(())
-    }
-
-    fn begin_commit(&mut self, store: &Store) {
-        if self.commit.is_some() {
-            return;
-        }
-        self.commit = self.waiting.pop_front().map(|append| {
-            self.waiting_facts -= append.facts.len();
-            let (boot, store) = (append.boot.clone(), store.clone());
-            Box::pin(async move { (boot, store.append(append).await) }) as Commit
-        });
-    }
-
-    async fn drain(&mut self, store: &Store) -> Result<(), Status> {
-        while self.commit.is_some() {
-            let (_boot, stored) = committed(&mut self.commit).await;
-            stored.map_err(|error| not_stored(&error))?;
-            self.begin_commit(store);
-        }
-        Ok(())
-    }
-}
-
-/// Waits for the commit, for ever if there is none.
-async fn committed(commit: &mut Option<Commit>) -> (String, Result<u64, StoreError>) {
-    let Some(future) = commit else { return std::future::pending().await };
-    let done = future.await;
-    *commit = None;
-    done
 }
 
 /// Waits until the collector stops; its being gone means the same.

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
+use why502_collector::cli;
 use why502_collector::config::{Config, Level, Overrides};
 use why502_collector::serve::{self, ServeError};
 
@@ -27,6 +28,8 @@ struct Arguments {
 enum Command {
     /// Run the collector: take facts, explain, show
     Serve(Overrides),
+    #[command(flatten)]
+    Operator(cli::Command),
     /// Check the configuration, certificates included; changes nothing
     ///
     /// Exits with 0 if the collector would start with it, else with 78.
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
     };
     match arguments.command {
         Command::Serve(overrides) => run(&overrides),
+        Command::Operator(command) => cli::run(command),
         Command::CheckConfig(overrides) => check(&overrides),
         Command::Completions { shell } => {
             let mut command = Arguments::command();

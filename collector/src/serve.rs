@@ -91,41 +91,15 @@ pub async fn serve(
     let beat = incidents.beat();
     let addresses = (local(&grpc, config.grpc), local(&http, config.http));
     let mut parts = JoinSet::new();
-    let incident_stop = stopping.clone();
-    parts.spawn(async move {
-        incidents.run(commits, incident_stop).await;
-        "the incident engine"
-    });
-    let silence = ingest::watch_for_silence(
-        store.clone(),
-        presences.clone(),
-        own_name.clone(),
-        stopping.clone(),
-    );
-    parts.spawn(async move {
-        silence.await;
-        "the watch for silent agents"
-    });
-    let telling = view.clone().tell_of_facts(stopping.clone());
-    parts.spawn(async move {
-        telling.await;
-        "the live view"
-    });
-    let door = Door {
-        store: store.clone(),
-        presences,
-        view: view.clone(),
-        own_name,
-        stopping: stopping.clone(),
-    };
-    let door_tls = current_tls.clone();
-    parts.spawn(async move {
-        if let Err(error) = ingest::serve(door, grpc, door_tls).await {
-            tracing::error!("gRPC failed: {error}");
-        }
-        "gRPC"
-    });
-    spawn_http(&mut parts, view, http, stopping);
+    part(&mut parts, "the incident engine", incidents.run(commits, stopping.clone()));
+    let heard = (store.clone(), presences.clone());
+    let silence = ingest::watch_for_silence(heard.0, heard.1, own_name.clone(), stopping.clone());
+    part(&mut parts, "the watch for silent agents", silence);
+    part(&mut parts, "the live view", view.clone().tell_of_facts(stopping.clone()));
+    let page = serve_http(view.clone(), http, stopping.clone());
+    part(&mut parts, "the page", page);
+    let door = Door { store: store.clone(), presences, view, own_name, stopping };
+    part(&mut parts, "gRPC", serve_grpc(door, grpc, current_tls.clone()));
     started(addresses.0, addresses.1);
     notify(&[NotifyState::Ready]);
     let ended = attend(&store, &beat, current_tls.as_ref(), &mut parts).await;
@@ -182,21 +156,31 @@ async fn attend(
     }
 }
 
-fn spawn_http(
+/// Starts a part; its name is what is said if it ends before it should.
+fn part(
     parts: &mut JoinSet<&'static str>,
-    view: View,
-    listener: TcpListener,
-    mut stopping: watch::Receiver<bool>,
+    name: &'static str,
+    work: impl Future<Output = ()> + Send + 'static,
 ) {
     parts.spawn(async move {
-        let shutdown = async move {
-            let _sender_gone_is_a_stop_too = stopping.wait_for(|stop| *stop).await;
-        };
-        if let Err(error) = http::serve(view, listener, shutdown).await {
-            tracing::error!("the page failed: {error}");
-        }
-        "the page"
+        work.await;
+        name
     });
+}
+
+async fn serve_grpc(door: Door, listener: TcpListener, tls: Option<tls::Current>) {
+    if let Err(error) = ingest::serve(door, listener, tls).await {
+        tracing::error!("gRPC failed: {error}");
+    }
+}
+
+async fn serve_http(view: View, listener: TcpListener, mut stopping: watch::Receiver<bool>) {
+    let shutdown = async move {
+        let _sender_gone_is_a_stop_too = stopping.wait_for(|stop| *stop).await;
+    };
+    if let Err(error) = http::serve(view, listener, shutdown).await {
+        tracing::error!("the page failed: {error}");
+    }
 }
 
 async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {

@@ -6,6 +6,7 @@
 
 mod read;
 mod retire;
+mod rows;
 mod schema;
 mod writer;
 

@@ -1,76 +1,98 @@
-//! Addresses of endpoints and listeners, as the facts write them.
+//! Addresses as facts write them: "0.0.0.0:8080", "[::]:8080", "unix:/run/app.sock", "app-1:8080".
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// "10.0.0.7:8080", "[::1]:80", "unix:/run/app.sock".
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Address {
-    /// IP address and port.
-    Tcp(IpAddr, u16),
-    /// Path of a socket, or "@name".
-    Unix(String),
+/// Where connections go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Address<'a> {
+    /// IP address and port; an IPv4 address in IPv6 clothes is IPv4.
+    Tcp(SocketAddr),
+    /// With its "unix:".
+    Unix(&'a str),
+    /// A name that nobody resolved, or an upstream group; and the port, 0 where none is said.
+    Name(&'a str, u16),
 }
 
-/// How a listener stands to an address that is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Coverage {
-    /// It takes the connection.
-    Covers,
-    /// Same port, but only on loopback.
-    LoopbackOnly,
-    /// Same port, other family.
-    OtherFamily,
-    /// Same port and family, another address of the host.
-    OtherInterface,
-    /// Another port or path.
-    Elsewhere,
-}
-
-impl Address {
-    /// `None` for names that are no addresses.
-    pub fn parse(text: &str) -> Option<Self> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return Some(Self::Unix(path.to_owned()));
+impl<'a> Address<'a> {
+    /// `None`: there is nothing to parse.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        if text.is_empty() {
+            return None;
         }
-        let address: SocketAddr = text.parse().ok()?;
-        Some(Self::Tcp(address.ip(), address.port()))
+        if text.starts_with("unix:") {
+            return Some(Self::Unix(text));
+        }
+        if let Some(socket) = tcp(text) {
+            return Some(Self::Tcp(socket));
+        }
+        match text.rsplit_once(':') {
+            Some((name, port)) if !name.contains(':') => {
+                Some(Self::Name(name, port.parse().unwrap_or(0)))
+            }
+            _ => Some(Self::Name(text, 0)),
+        }
     }
 
-    /// Its port.
-    pub fn port(&self) -> Option<u16> {
+    /// Whether a socket that listens on `self` takes connections to `wanted`. See ipv6(7) for `v6_only`.
+    pub fn covers(&self, wanted: &Address<'_>, v6_only: bool) -> bool {
+        match (self, wanted) {
+            (Self::Tcp(own), Address::Tcp(wanted)) => covers(*own, v6_only, *wanted),
+            (own, wanted) => own == wanted,
+        }
+    }
+
+    pub(crate) fn tcp(self) -> Option<SocketAddr> {
+        if let Self::Tcp(socket) = self { Some(socket) } else { None }
+    }
+
+    /// The gateway reaches it without leaving its host.
+    pub(crate) fn is_local(self) -> bool {
         match self {
-            Self::Tcp(_, port) => Some(*port),
-            Self::Unix(_) => None,
+            Self::Tcp(socket) => socket.ip().is_loopback() || socket.ip().is_unspecified(),
+            Self::Unix(_) => true,
+            Self::Name(name, _) => name == "localhost",
         }
     }
 
-    /// How a listener on `self` stands to a connection to `wanted`. See ipv6(7) for `v6_only`.
-    pub fn coverage(&self, wanted: &Self, v6_only: bool) -> Coverage {
-        let (Self::Tcp(own, own_port), Self::Tcp(ip, port)) = (self, wanted) else {
-            return if self == wanted { Coverage::Covers } else { Coverage::Elsewhere };
-        };
-        if own_port != port {
-            return Coverage::Elsewhere;
+    /// ":8080", or the path.
+    pub(crate) fn short(self) -> String {
+        match self {
+            Self::Tcp(socket) => format!(":{}", socket.port()),
+            Self::Unix(path) => path.strip_prefix("unix:").unwrap_or(path).to_owned(),
+            Self::Name(name, 0) => name.to_owned(),
+            Self::Name(_, port) => format!(":{port}"),
         }
-        let (own, ip) = (own.to_canonical(), ip.to_canonical());
-        if own == ip {
-            return Coverage::Covers;
+    }
+
+    pub(crate) fn port(self) -> u16 {
+        match self {
+            Self::Tcp(socket) => socket.port(),
+            Self::Unix(_) => 0,
+            Self::Name(_, port) => port,
         }
-        let dual = own == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !v6_only;
-        if dual || (own == IpAddr::V4(Ipv4Addr::UNSPECIFIED) && ip.is_ipv4()) {
-            return Coverage::Covers;
-        }
-        if own == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && ip.is_ipv6() {
-            return Coverage::Covers;
-        }
-        if own.is_loopback() && !ip.is_loopback() {
-            return Coverage::LoopbackOnly;
-        }
-        if own.is_ipv4() != ip.is_ipv4() {
-            return Coverage::OtherFamily;
-        }
-        // All of 127.0.0.0/8 is the host, but a listener takes only its own address.
-        Coverage::OtherInterface
+    }
+}
+
+/// "10.0.0.7:8080" or "[::1]:80"; an IPv4 address in IPv6 clothes is IPv4.
+pub(crate) fn tcp(text: &str) -> Option<SocketAddr> {
+    let socket: SocketAddr = text.parse().ok()?;
+    Some(SocketAddr::new(socket.ip().to_canonical(), socket.port()))
+}
+
+/// A socket listening on `listener` takes connections to `dialled`.
+pub(crate) fn covers(listener: SocketAddr, v6_only: bool, dialled: SocketAddr) -> bool {
+    if listener.port() != dialled.port() {
+        return false;
+    }
+    // Connecting to 0.0.0.0 connects to 127.0.0.1 (ip(7)).
+    let dialled = match dialled.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        ip => ip,
+    };
+    match listener.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => dialled.is_ipv4(),
+        IpAddr::V6(ip) if ip.is_unspecified() => dialled.is_ipv6() || !v6_only,
+        ip => ip == dialled,
     }
 }
 
@@ -79,28 +101,35 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(listener: &str, wanted: &str, expected: Coverage) {
-        let (listener, wanted) =
-            (Address::parse(listener).unwrap(), Address::parse(wanted).unwrap());
-        assert_eq!(listener.coverage(&wanted, false), expected);
+    fn check(listener: &str, dialled: &str, expected: bool) {
+        let (listener, dialled) = (tcp(listener).unwrap(), tcp(dialled).unwrap());
+        assert_eq!(covers(listener, false, dialled), expected, "{listener} {dialled}");
     }
 
     #[test]
-    fn wildcards_loopback_and_families() {
-        check("0.0.0.0:80", "10.0.0.7:80", Coverage::Covers);
-        check("[::]:80", "10.0.0.7:80", Coverage::Covers);
-        check("[::ffff:10.0.0.7]:80", "10.0.0.7:80", Coverage::Covers);
-        check("127.0.0.1:80", "10.0.0.7:80", Coverage::LoopbackOnly);
-        check("[::1]:80", "10.0.0.7:80", Coverage::LoopbackOnly);
-        check("0.0.0.0:80", "[::1]:80", Coverage::OtherFamily);
-        check("127.0.0.1:80", "[::1]:80", Coverage::OtherFamily);
-        check("10.0.0.8:80", "10.0.0.7:80", Coverage::OtherInterface);
-        check("0.0.0.0:81", "10.0.0.7:80", Coverage::Elsewhere);
-        check("unix:/run/a", "unix:/run/a", Coverage::Covers);
-        check("unix:/run/a", "unix:/run/b", Coverage::Elsewhere);
-        let any6 = Address::parse("[::]:80").unwrap();
-        let wanted = Address::parse("10.0.0.7:80").unwrap();
-        assert_eq!(any6.coverage(&wanted, true), Coverage::OtherFamily);
-        assert_eq!(Address::parse("app-1:80"), None);
+    fn a_wildcard_takes_every_address_of_its_family() {
+        check("0.0.0.0:80", "10.0.0.7:80", true);
+        check("0.0.0.0:80", "[::1]:80", false);
+        check("[::]:80", "[::1]:80", true);
+        check("[::]:80", "10.0.0.7:80", true);
+        check("0.0.0.0:80", "10.0.0.7:81", false);
+        check("127.0.0.1:80", "10.0.0.7:80", false);
+        check("127.0.0.1:80", "0.0.0.0:80", true);
+        check("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true);
+    }
+
+    #[test]
+    fn v6_only_leaves_ipv4_alone() {
+        let any = tcp("[::]:80").unwrap();
+        assert!(!covers(any, true, tcp("10.0.0.7:80").unwrap()));
+        assert!(covers(any, true, tcp("[fd00::1]:80").unwrap()));
+    }
+
+    #[test]
+    fn addresses_are_told_apart() {
+        assert_eq!(Address::parse("unix:/run/a.sock"), Some(Address::Unix("unix:/run/a.sock")));
+        assert_eq!(Address::parse("app-1:8080"), Some(Address::Name("app-1", 8080)));
+        assert_eq!(Address::parse("backend"), Some(Address::Name("backend", 0)));
+        assert_eq!(Address::parse(""), None);
     }
 }

@@ -1,108 +1,150 @@
-//! What has to be explained: the symptom first, then whatever brought it about.
+//! What is to be explained: the symptom first, then each cause that was found in its turn.
 
-use why502_proto::v1::{EndpointDeclared, Fault, Phase, RequestFailed};
+use why502_proto::v1::{self, Fault, Phase};
 
-use crate::address::Address;
-use crate::snapshot::Seen;
+use crate::snapshot::{Death, Listener, Place, Said, Snapshot, Window};
 
-/// One step of the way back.
-#[derive(Clone, Debug)]
+/// Failures of one kind are counted for up to a second before they are reported.
+const COUNTED_US: i64 = 1_100_000;
+/// What a gateway feels is logged at once; the death behind it may be seen this much later by another source.
+pub(crate) const SEEN_LATE_US: i64 = 1_000_000;
+
+/// Words about what happened (journal, counters) are dated up to this much later.
+pub(crate) const WORDS_LATE_US: i64 = 1_000_000;
+
+/// One thing that asks for a cause.
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Effect<'a> {
-    /// Requests to an endpoint failed, or would.
-    Symptom(Symptom<'a>),
-    /// A process that served, or should have, is no more.
-    Ended(Ended<'a>),
-    /// An accept queue is full, or its owner does not take from it.
-    QueueStuck(Holder<'a>),
+    /// Connections to a TCP address are refused, or would be; or nobody serves a unix path.
+    NothingListens { place: Place<'a>, during: Window },
+    /// Connecting to a unix socket failed in this way.
+    UnixConnect { place: Place<'a>, during: Window, fault: Fault },
+    /// The gateway's timer ended before a connection was there.
+    ConnectTimeout { place: Place<'a>, during: Window },
+    /// A connection that was there was closed or reset before it brought an answer.
+    ConnectionLost { place: Place<'a>, during: Window, reused: Option<bool> },
+    /// A connection was there, and no answer came in time.
+    NoAnswer { place: Place<'a>, during: Window, failed: Said<'a, v1::RequestFailed> },
+    /// A listener's connections are not taken, or its requests not answered.
+    Busy { host: &'a str, listener: &'a Listener, during: Window },
+    /// The gateway had no peer left to ask.
+    NoPeer { gateway: &'a str, failed: Said<'a, v1::RequestFailed>, during: Window },
+    /// The peer itself answered 502, 503 or 504.
+    Relayed { place: Place<'a>, during: Window, failed: Said<'a, v1::RequestFailed> },
+    /// A unit, or a process outside of units, does not run.
+    Down { host: &'a str, unit: &'a str, death: Option<&'a Death>, during: Window },
+    /// This process ended.
+    Ended { host: &'a str, death: &'a Death, during: Window, role: Role },
+    /// The service that should serve the endpoint listens somewhere else.
+    Elsewhere { place: Place<'a>, listener: &'a Listener, during: Window, tie: Tie<'a> },
+    /// A service could not start because its address was in use.
+    PortTaken { host: &'a str, unit: &'a str, during: Window },
+    /// Something that no rule speaks about yet.
+    Other { place: Place<'a>, during: Window },
 }
 
-/// What the gateway felt, or would feel, at one address.
-#[derive(Clone, Debug)]
-pub(crate) struct Symptom<'a> {
-    /// Host of the gateway.
-    pub(crate) gateway: &'a str,
-    /// The endpoint as the gateway names it.
-    pub(crate) endpoint: String,
-    /// Its addresses; several where a name resolves to several.
-    pub(crate) addresses: Vec<Address>,
-    pub(crate) phase: Phase,
-    pub(crate) fault: Fault,
-    /// The moment to explain: the first failure of the kind, or the snapshot's moment.
-    pub(crate) at_us: i64,
-    /// The newest failure. `None`: predicted.
-    pub(crate) failed: Option<(&'a Seen, &'a RequestFailed)>,
-    /// All failures of the question, oldest first.
-    pub(crate) failures: Vec<&'a Seen>,
-    pub(crate) declared: Option<(&'a Seen, &'a EndpointDeclared)>,
-    /// The host that owns the address. `None`: none that is known.
-    pub(crate) host: Option<&'a str>,
+/// What the process that ended was to its service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Main,
+    /// One of a series of main processes that failed.
+    InSeries,
+    Worker,
 }
 
-impl Symptom<'_> {
-    /// The connection was refused, or would be.
-    pub(crate) fn refused(&self) -> bool {
-        self.fault == Fault::Econnrefused
+/// How a listener on another port is tied to the endpoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tie<'a> {
+    /// The unit that listened on the declared port before.
+    SameUnit,
+    /// The gateway declared that port for the same route before.
+    DeclaredBefore(Said<'a, v1::EndpointWithdrawn>),
+    /// It is the only one that no endpoint leads to.
+    OnlyOneLeft,
+}
+
+impl<'a> Effect<'a> {
+    pub(crate) fn during(&self) -> Window {
+        match *self {
+            Self::NothingListens { during, .. }
+            | Self::UnixConnect { during, .. }
+            | Self::ConnectTimeout { during, .. }
+            | Self::ConnectionLost { during, .. }
+            | Self::NoAnswer { during, .. }
+            | Self::Busy { during, .. }
+            | Self::NoPeer { during, .. }
+            | Self::Relayed { during, .. }
+            | Self::Down { during, .. }
+            | Self::Ended { during, .. }
+            | Self::Elsewhere { during, .. }
+            | Self::PortTaken { during, .. }
+            | Self::Other { during, .. } => during,
+        }
     }
 
-    /// Closed or reset before the answer.
-    pub(crate) fn dropped(&self) -> bool {
-        matches!(self.fault, Fault::Closed | Fault::Econnreset | Fault::Epipe)
+    pub(crate) fn place(&self) -> Option<Place<'a>> {
+        match *self {
+            Self::NothingListens { place, .. }
+            | Self::UnixConnect { place, .. }
+            | Self::ConnectTimeout { place, .. }
+            | Self::ConnectionLost { place, .. }
+            | Self::NoAnswer { place, .. }
+            | Self::Relayed { place, .. }
+            | Self::Elsewhere { place, .. }
+            | Self::Other { place, .. } => Some(place),
+            _ => None,
+        }
     }
 
-    /// Waited for the answer in vain.
-    pub(crate) fn header_timeout(&self) -> bool {
-        self.fault == Fault::Timeout && matches!(self.phase, Phase::Header | Phase::Body)
-    }
-
-    /// Waited for the connection in vain.
-    pub(crate) fn connect_timeout(&self) -> bool {
-        self.fault == Fault::Timeout && self.phase == Phase::Connect
-    }
-
-    /// Nobody has failed yet.
-    pub(crate) fn predicted(&self) -> bool {
-        self.failed.is_none()
+    /// What the gateway's report of failed requests asks for. `None`: it names no peer, and none is needed.
+    pub(crate) fn of_failure(
+        snapshot: &'a Snapshot,
+        gateway: &'a str,
+        failed: Said<'a, v1::RequestFailed>,
+    ) -> Option<Self> {
+        let during = window(failed);
+        let (phase, fault) = (failed.what.phase(), failed.what.fault());
+        if fault == Fault::NoLiveUpstreams {
+            return Some(Self::NoPeer { gateway, failed, during });
+        }
+        let place = snapshot.place(gateway, &failed.what.endpoint, failed.at_us())?;
+        let unix = matches!(place.address, crate::address::Address::Unix(_));
+        let refused = matches!(fault, Fault::Econnrefused | Fault::Enoent);
+        let during = match place.host() {
+            Some(host) if refused => snapshot.uncovered(host, place.address, during),
+            _ => during,
+        };
+        Some(match (phase, fault) {
+            (_, Fault::Relayed) => Self::Relayed { place, during, failed },
+            (
+                Phase::Connect | Phase::Unspecified,
+                Fault::Enoent | Fault::Econnrefused | Fault::Eacces | Fault::Eagain,
+            ) if unix => Self::UnixConnect { place, during, fault },
+            (Phase::Connect | Phase::Unspecified, Fault::Econnrefused) => {
+                Self::NothingListens { place, during }
+            }
+            (Phase::Connect, Fault::Timeout) => Self::ConnectTimeout { place, during },
+            (Phase::Header | Phase::Send, Fault::Timeout) => {
+                Self::NoAnswer { place, during, failed }
+            }
+            (
+                Phase::Connect | Phase::Send | Phase::Header | Phase::Body | Phase::Unspecified,
+                Fault::Closed | Fault::Econnreset | Fault::Epipe,
+            ) => Self::ConnectionLost { place, during, reused: failed.what.reused },
+            _ => Self::Other { place, during },
+        })
     }
 }
 
-/// The end of a process or unit that was responsible for an endpoint.
-#[derive(Clone, Debug)]
-pub(crate) struct Ended<'a> {
-    pub(crate) host: &'a str,
-    /// "" where the process was in no unit.
-    pub(crate) unit: String,
-    /// 0 where no process was seen.
-    pub(crate) pid: u32,
-    /// The facts that say so: exit, listener closed, unit state.
-    pub(crate) facts: Vec<&'a Seen>,
-    /// How it ended, as far as any fact tells.
-    pub(crate) signal: Option<u32>,
-    pub(crate) status: Option<u32>,
-    pub(crate) lifetime_ms: Option<u64>,
-    /// When it ended.
-    pub(crate) at_us: i64,
-    /// When the symptom was felt.
-    pub(crate) felt_us: i64,
-    /// A worker whose master lives on.
-    pub(crate) worker: bool,
-    /// It is the first of a row of failures already: no loop is looked for behind it.
-    pub(crate) looked: bool,
-}
-
-impl Ended<'_> {
-    /// The unit, or the process where there is none.
-    pub(crate) fn name(&self) -> String {
-        if self.unit.is_empty() { format!("process {}", self.pid) } else { self.unit.clone() }
+/// When the requests of one report failed, on any host's clock.
+pub(crate) fn window(failed: Said<'_, v1::RequestFailed>) -> Window {
+    let tolerance = i64::try_from(failed.seen.tolerance_us).unwrap_or(i64::MAX / 4);
+    let at_us = failed.at_us();
+    // A count is reported when its second is over; the failures lie before.
+    let counted = if failed.what.count > 1 { COUNTED_US } else { 0 };
+    Window {
+        from_us: at_us.saturating_sub(tolerance.saturating_add(counted)),
+        at_us,
+        to_us: at_us.saturating_add(tolerance.saturating_add(SEEN_LATE_US)),
     }
-}
-
-/// Who holds a listener.
-#[derive(Clone, Debug)]
-pub(crate) struct Holder<'a> {
-    pub(crate) host: &'a str,
-    pub(crate) address: String,
-    pub(crate) unit: String,
-    pub(crate) pid: u32,
-    pub(crate) at_us: i64,
-    pub(crate) listener: &'a Seen,
 }

@@ -1,274 +1,160 @@
-//! The walk back from a symptom to its root, and which way to believe.
+//! Backward chaining: a bounded walk from an effect to its causes, and the choice of the best path.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
 
-use why502_proto::Kind;
-use why502_proto::v1::{EndpointDeclared, Fault, Phase, RequestFailed, UnixPathState};
+use crate::Seen;
+use crate::effect::Effect;
+use crate::rule::{Rule, catalog};
+use crate::snapshot::Snapshot;
+use crate::verdict::{Blind, Cause, Confidence, Verdict};
 
-use crate::Question;
-use crate::address::Address;
-use crate::effect::{Effect, Symptom};
-use crate::rule::{Cause, Confidence, Missing, Rule, Verdict, catalog};
-use crate::snapshot::{Seen, Snapshot};
-
-/// Longest chain. Turns two rules that explain each other into a short answer instead of an endless one.
+/// Longest chain of causes: the longest real one is no_live_upstreams, missing socket, not running, start limit,
+/// killed, and two to spare. It turns rules that explain each other into a short answer instead of an endless one.
 const DEPTH_MAX: usize = 8;
-/// Failures older than this are history and no longer the question.
-const RECENT_US: i64 = 600_000_000;
-/// Failures of one kind with no larger gap between them are one streak; its beginning is what has to be explained.
-const STREAK_GAP_US: i64 = 15_000_000;
 
-/// A way back: one rule, what it found, and the way behind it.
-pub(crate) struct Way<'a> {
+/// One link of a path.
+#[derive(Clone, Debug)]
+pub(crate) struct Step<'a> {
     pub(crate) rule: &'static Rule,
+    pub(crate) order: usize,
     pub(crate) cause: Cause<'a>,
-    pub(crate) deeper: Option<Box<Self>>,
 }
 
-impl<'a> Way<'a> {
-    /// Symptom side first.
-    pub(crate) fn links(&self) -> Vec<&Self> {
-        let mut links = vec![self];
-        while let Some(deeper) = &links[links.len() - 1].deeper {
-            links.push(deeper);
-        }
-        links
-    }
+/// A chain of causes, symptom side first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Path<'a> {
+    pub(crate) steps: Vec<Step<'a>>,
+    /// Its end asks for a further cause that could not be decided.
+    pub(crate) open: bool,
+}
 
-    /// The weakest link.
+impl Path<'_> {
+    /// As sure as the weakest link; an open end is no answer.
     pub(crate) fn confidence(&self) -> Confidence {
-        let links = self.links();
-        links.iter().map(|way| way.cause.confidence).min().unwrap_or(Confidence::Possible)
+        if self.open {
+            return Confidence::Possible;
+        }
+        let weakest = self.steps.iter().map(|step| step.cause.confidence).min();
+        weakest.unwrap_or(Confidence::Possible)
+    }
+
+    pub(crate) fn root(&self) -> Option<&Step<'_>> {
+        self.steps.last()
+    }
+
+    /// The surest first, then what is known for sure of it, then the deepest, then the catalogue's order.
+    fn rank(&self) -> impl Ord + use<> {
+        let known = self.known();
+        let order = self.steps.last().map_or(usize::MAX, |step| step.order);
+        (Reverse(self.confidence()), Reverse(known), Reverse(self.steps.len()), order)
+    }
+
+    /// How many links from the symptom on are better than possible.
+    pub(crate) fn known(&self) -> usize {
+        self.steps.iter().take_while(|step| step.cause.confidence > Confidence::Possible).count()
     }
 }
 
-/// Everything that the walk found.
-#[derive(Default)]
+/// A cause that a rule excluded.
+#[derive(Clone, Debug)]
+pub(crate) struct Excluded<'a> {
+    pub(crate) rule: &'static Rule,
+    pub(crate) host: Option<&'a str>,
+    pub(crate) by: Vec<&'a Seen>,
+    pub(crate) text: String,
+}
+
+/// Everything that was found on the way.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Findings<'a> {
     /// Best first.
-    pub(crate) ways: Vec<Way<'a>>,
-    pub(crate) ruled_out: Vec<(&'static Rule, String, Vec<&'a Seen>)>,
-    pub(crate) missing: Vec<(&'static Rule, Missing)>,
+    pub(crate) paths: Vec<Path<'a>>,
+    pub(crate) excluded: Vec<Excluded<'a>>,
+    pub(crate) missing: Vec<(Blind, Vec<&'static str>)>,
 }
 
-/// Judges `effect` by every rule, and what they find in turn.
-pub(crate) fn walk<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>, depth: usize) -> Findings<'a> {
+/// Explains all of `effects`, which share one symptom.
+pub(crate) fn walk<'a>(snapshot: &'a Snapshot, effects: &[Effect<'a>]) -> Findings<'a> {
     let mut findings = Findings::default();
-    if depth >= DEPTH_MAX {
-        return findings;
+    let mut paths = Vec::new();
+    for effect in effects {
+        paths.extend(judge(snapshot, effect, DEPTH_MAX, &mut findings).0);
     }
-    for rule in catalog().filter(|rule| (rule.applies_to)(effect)) {
-        match (rule.judge)(snapshot, effect) {
-            Verdict::Explained(cause) => {
-                let mut deeper = None;
-                if let Some(next) = &cause.next {
-                    let mut behind = walk(snapshot, next, depth + 1);
-                    findings.ruled_out.append(&mut behind.ruled_out);
-                    findings.missing.append(&mut behind.missing);
-                    // A guess behind a fact would only weaken it.
-                    deeper = behind
-                        .ways
-                        .into_iter()
-                        .find(|way| way.cause.confidence > Confidence::Possible)
-                        .map(Box::new);
-                }
-                findings.ways.push(Way { rule, cause, deeper });
-            }
-            Verdict::RuledOut { text, by } => findings.ruled_out.push((rule, text, by)),
-            Verdict::Undecided(missing) => findings.missing.push((rule, missing)),
-            Verdict::Silent => {}
-        }
-    }
-    // Stable: among equals the catalogue's order holds.
-    findings.ways.sort_by_key(|way| std::cmp::Reverse(way.confidence()));
+    paths.sort_by_cached_key(Path::rank);
+    findings.paths = paths;
     findings
 }
 
-/// Every question that the snapshot raises.
-pub(crate) fn questions(snapshot: &Snapshot) -> Vec<Question> {
-    let mut questions = BTreeSet::new();
-    for fact in snapshot.facts() {
-        let Kind::RequestFailed(failed) = &fact.kind else { continue };
-        if fact.at_us >= snapshot.now_us() - RECENT_US {
-            questions.insert(Question {
-                gateway: fact.id.host.clone(),
-                route: failed.route.clone(),
-                endpoint: failed.endpoint.clone(),
-            });
-        }
-    }
-    for host in snapshot.hosts() {
-        for fact in snapshot.states(host, "endpoint", snapshot.now_us()) {
-            let Kind::EndpointDeclared(declared) = &fact.kind else { continue };
-            questions.insert(Question {
-                gateway: host.to_owned(),
-                route: declared.route.clone(),
-                endpoint: declared.endpoint.clone(),
-            });
-        }
-    }
-    questions.into_iter().collect()
-}
-
-/// The failures of a question, oldest first: of its route, at its endpoint or one of the endpoint's addresses.
-fn failures<'a>(
+/// All paths that begin at `effect`, and whether some rule could not decide.
+fn judge<'a>(
     snapshot: &'a Snapshot,
-    question: &Question,
-    declared: Option<&EndpointDeclared>,
-) -> Vec<(&'a Seen, &'a RequestFailed)> {
-    let ours = |failed: &RequestFailed| {
-        let endpoint = failed.endpoint == question.endpoint
-            || declared.is_some_and(|declared| {
-                !failed.endpoint.is_empty() && declared.addresses.contains(&failed.endpoint)
-            });
-        endpoint && (question.route.is_empty() || failed.route == question.route)
-    };
-    snapshot
-        .between(&question.gateway, snapshot.now_us() - RECENT_US, snapshot.now_us())
-        .filter_map(|fact| match &fact.kind {
-            Kind::RequestFailed(failed) if ours(failed) => Some((fact, failed)),
-            _ => None,
-        })
-        .collect()
-}
-
-fn declaration<'a>(
-    snapshot: &'a Snapshot,
-    question: &Question,
-) -> Option<(&'a Seen, &'a EndpointDeclared)> {
-    let all = || {
-        snapshot.states(&question.gateway, "endpoint", snapshot.now_us()).filter_map(|fact| {
-            match &fact.kind {
-                Kind::EndpointDeclared(declared) => Some((fact, declared)),
-                _ => None,
+    effect: &Effect<'a>,
+    depth: usize,
+    findings: &mut Findings<'a>,
+) -> (Vec<Path<'a>>, bool) {
+    let (mut paths, mut undecided) = (Vec::new(), false);
+    for (order, rule) in catalog().enumerate().filter(|(_, rule)| (rule.applies_to)(effect)) {
+        match (rule.judge)(snapshot, effect) {
+            Verdict::Explained(cause) => {
+                paths.extend(extend(
+                    snapshot,
+                    Step { rule, order, cause: *cause },
+                    depth,
+                    findings,
+                ));
             }
-        })
-    };
-    let route =
-        |declared: &EndpointDeclared| question.route.is_empty() || declared.route == question.route;
-    all().find(|(_, d)| route(d) && d.endpoint == question.endpoint).or_else(|| {
-        all().find(|(_, d)| {
-            route(d) && !question.endpoint.is_empty() && d.addresses.contains(&question.endpoint)
-        })
-    })
-}
-
-/// A failed request as a symptom of its own.
-pub(crate) fn symptom_of<'a>(
-    snapshot: &'a Snapshot,
-    fact: &'a Seen,
-    failed: &'a RequestFailed,
-) -> Symptom<'a> {
-    let question = Question {
-        gateway: fact.id.host.clone(),
-        route: failed.route.clone(),
-        endpoint: failed.endpoint.clone(),
-    };
-    let declared = declaration(snapshot, &question);
-    let addresses = Address::parse(&failed.endpoint).map_or_else(
-        || declared.map(|(_, declared)| parse_all(declared)).unwrap_or_default(),
-        |address| vec![address],
-    );
-    let gateway = fact.id.host.as_str();
-    Symptom {
-        gateway,
-        endpoint: failed.endpoint.clone(),
-        host: addresses.first().and_then(|address| snapshot.owner(gateway, address)),
-        addresses,
-        phase: failed.phase(),
-        fault: failed.fault(),
-        at_us: fact.at_us,
-        failed: Some((fact, failed)),
-        failures: vec![fact],
-        declared,
-    }
-}
-
-fn parse_all(declared: &EndpointDeclared) -> Vec<Address> {
-    declared.addresses.iter().filter_map(|address| Address::parse(address)).collect()
-}
-
-/// What failed, by the newest kind of failure, from the beginning of its streak.
-pub(crate) fn observed<'a>(snapshot: &'a Snapshot, question: &Question) -> Option<Symptom<'a>> {
-    let declared = declaration(snapshot, question);
-    let all = failures(snapshot, question, declared.map(|(_, declared)| declared));
-    let (_, newest) = all.last()?;
-    let same =
-        |failed: &RequestFailed| failed.phase == newest.phase && failed.fault == newest.fault;
-    let mut first = all.last()?;
-    for (fact, failed) in all.iter().rev().filter(|(_, failed)| same(failed)) {
-        if first.0.at_us - fact.at_us > STREAK_GAP_US {
-            break;
-        }
-        first = all.iter().find(|(other, _)| std::ptr::eq(*other, *fact)).unwrap_or(first);
-        let _ = failed;
-    }
-    let mut symptom = symptom_of(snapshot, first.0, first.1);
-    symptom.failures = all.iter().map(|(fact, _)| *fact).collect();
-    symptom.declared = symptom.declared.or(declared);
-    Some(symptom)
-}
-
-/// The same kind of failure, but the newest of it.
-pub(crate) fn newest<'a>(snapshot: &'a Snapshot, symptom: &Symptom<'a>) -> Option<Symptom<'a>> {
-    let last = symptom.failures.last()?;
-    let Kind::RequestFailed(failed) = &last.kind else { return None };
-    let mut newest = symptom_of(snapshot, last, failed);
-    newest.failures.clone_from(&symptom.failures);
-    newest.declared = newest.declared.or(symptom.declared);
-    Some(newest)
-}
-
-/// What would fail at each address of a declared endpoint.
-pub(crate) fn predicted<'a>(snapshot: &'a Snapshot, question: &Question) -> Vec<Symptom<'a>> {
-    let Some((fact, declared)) = declaration(snapshot, question) else { return Vec::new() };
-    if declared.down || declared.backup {
-        return Vec::new();
-    }
-    let gateway = fact.id.host.as_str();
-    parse_all(declared)
-        .into_iter()
-        .map(|address| Symptom {
-            gateway,
-            endpoint: if declared.addresses.len() == 1 {
-                declared.endpoint.clone()
-            } else {
-                display(&address)
-            },
-            host: snapshot.owner(gateway, &address),
-            fault: unix_fault(snapshot, gateway, &address),
-            addresses: vec![address],
-            phase: Phase::Connect,
-            at_us: snapshot.now_us(),
-            failed: None,
-            failures: Vec::new(),
-            declared: Some((fact, declared)),
-        })
-        .collect()
-}
-
-fn display(address: &Address) -> String {
-    match address {
-        Address::Tcp(ip, port) => std::net::SocketAddr::new(*ip, *port).to_string(),
-        Address::Unix(path) => format!("unix:{path}"),
-    }
-}
-
-/// What connecting would give: for a path what the agent saw at it, else a refusal (which the rules must then prove).
-fn unix_fault(snapshot: &Snapshot, gateway: &str, address: &Address) -> Fault {
-    let Address::Unix(path) = address else { return Fault::Econnrefused };
-    let wanted = format!("unix:{path}");
-    let state =
-        snapshot.states(gateway, "unix_path", snapshot.now_us()).find_map(|fact| {
-            match &fact.kind {
-                Kind::UnixSocketPath(state) if state.address == wanted => Some(state),
-                _ => None,
+            Verdict::RuledOut { by, text } => {
+                let host = by.first().map(|fact| fact.id.host.as_str());
+                findings.excluded.push(Excluded { rule, host, by, text });
             }
-        });
-    match state {
-        Some(state) if state.state() == UnixPathState::Missing => Fault::Enoent,
-        Some(state) if !state.denied_at.is_empty() => Fault::Eacces,
-        Some(state) if state.state() == UnixPathState::Stale => Fault::Econnrefused,
-        _ => Fault::Unspecified,
+            Verdict::Undecided { missing } => {
+                undecided = true;
+                for blind in missing {
+                    note(&mut findings.missing, blind, rule.id);
+                }
+            }
+            Verdict::NoSign => {}
+        }
+    }
+    (paths, undecided)
+}
+
+/// The paths that go on from one link.
+fn extend<'a>(
+    snapshot: &'a Snapshot,
+    step: Step<'a>,
+    depth: usize,
+    findings: &mut Findings<'a>,
+) -> Vec<Path<'a>> {
+    let (mut deeper, mut open) = (Vec::new(), false);
+    if depth > 1 {
+        for next in &step.cause.next {
+            let (paths, undecided) = judge(snapshot, next, depth - 1, findings);
+            deeper.extend(paths);
+            open |= undecided;
+        }
+    }
+    // A cause that is better than possible decides; what else could not be seen is then only mentioned. Without one the
+    // link is the root itself, unless somebody who did not see could have told.
+    let decided = deeper.iter().any(|path: &Path<'_>| path.confidence() > Confidence::Possible);
+    let mut paths = Vec::new();
+    if !decided {
+        paths.push(Path { steps: vec![step.clone()], open });
+    }
+    for path in deeper {
+        let steps = std::iter::once(step.clone()).chain(path.steps).collect();
+        paths.push(Path { steps, open: path.open });
+    }
+    paths
+}
+
+fn note(missing: &mut Vec<(Blind, Vec<&'static str>)>, blind: Blind, cause: &'static str) {
+    let known = missing
+        .iter_mut()
+        .find(|(other, _)| other.host == blind.host && other.source == blind.source);
+    match known {
+        Some((_, causes)) if causes.contains(&cause) => {}
+        Some((_, causes)) => causes.push(cause),
+        None => missing.push((blind, vec![cause])),
     }
 }

@@ -1,15 +1,26 @@
 //! What is known at one moment: the facts of all hosts that matter, in one order of time.
 //!
-//! A snapshot answers two kinds of question: what was so at a moment, and who could have seen it. The second is
-//! never guessed: a source that did not say that it saw, did not see.
+//! Within a host and boot the order is that of the boot clock; across hosts times compare by the collector's clock,
+//! within the tolerance that each fact carries. Everything that rules ask for is indexed once, in [`Snapshot::new`].
+
+mod kinds;
+mod listeners;
+mod places;
+mod processes;
+mod sight;
+mod units;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
-use why502_proto::v1::{Source, SourceBlinded};
 use why502_proto::{Entity, FactId, Kind};
 
-use crate::address::Address;
+pub(crate) use kinds::{FactKind, Said};
+pub(crate) use listeners::{Listener, Listening};
+pub(crate) use places::{Located, Place};
+pub(crate) use processes::{Death, SIGABRT, SIGKILL, SIGTERM, signal_name};
+pub use sight::Sight;
+pub(crate) use sight::blind_since;
+pub(crate) use units::{Planned, Run};
 
 /// A fact, where and when.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,34 +37,31 @@ pub struct Seen {
     pub kind: Kind,
 }
 
-impl Seen {
-    /// The host that observed it.
-    pub fn host(&self) -> &str {
-        &self.id.host
-    }
-}
-
-/// Whether a source could see at a moment.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Sight<'a> {
-    /// It saw everything it is for.
-    Seeing(&'a Seen),
-    /// It did not, since that fact.
-    Blind(&'a Seen),
-    /// The host has an agent, and it said nothing of this source yet.
-    Unknown,
-    /// Nothing was ever heard from the host.
-    NoAgent,
-}
-
 /// The facts to explain from. Owns them; verdicts borrow from it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     facts: Vec<Seen>,
     now_us: i64,
-    by_host: BTreeMap<String, Vec<usize>>,
-    /// Facts about each entity of each host, in order.
-    by_entity: BTreeMap<(String, String), Vec<usize>>,
+    hosts: BTreeMap<String, HostIndex>,
+}
+
+/// What one host said, by kind, each list in the host's own order.
+#[derive(Clone, Debug, Default)]
+struct HostIndex {
+    by_kind: BTreeMap<kinds::Tag, Vec<usize>>,
+    /// An agent spoke for it; not only the collector.
+    agent: bool,
+    listeners: Vec<Listener>,
+    deaths: Vec<Death>,
+}
+
+/// A stretch of time on one host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) from_us: i64,
+    /// The moment itself, as near as is known.
+    pub(crate) at_us: i64,
+    pub(crate) to_us: i64,
 }
 
 impl Snapshot {
@@ -63,15 +71,18 @@ impl Snapshot {
         facts.retain(|fact| fact.at_us <= now_us);
         facts.sort_by(|a, b| (a.at_us, &a.id).cmp(&(b.at_us, &b.id)));
         facts.dedup_by(|a, b| a.id == b.id);
-        let mut by_host: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-        let mut by_entity: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
-        for (index, fact) in facts.iter().enumerate() {
-            by_host.entry(fact.id.host.clone()).or_default().push(index);
-            if let Some(entity) = Entity::of(&fact.kind) {
-                by_entity.entry((fact.id.host.clone(), entity.name)).or_default().push(index);
+        let hosts = index(&facts);
+        let mut snapshot = Self { facts, now_us, hosts };
+        let names: Vec<String> = snapshot.hosts.keys().cloned().collect();
+        for host in &names {
+            let listeners = listeners::collect(&snapshot, host);
+            let deaths = processes::collect(&snapshot, host);
+            if let Some(index) = snapshot.hosts.get_mut(host) {
+                index.listeners = listeners;
+                index.deaths = deaths;
             }
         }
-        Self { facts, now_us, by_host, by_entity }
+        snapshot
     }
 
     /// All facts, in order of time.
@@ -84,123 +95,134 @@ impl Snapshot {
         self.now_us
     }
 
-    /// Hosts that any fact is of.
+    /// Names of all hosts that anything is known of.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
-        self.by_host.keys().map(String::as_str)
+        self.hosts.keys().map(String::as_str)
     }
 
-    /// Facts of one host, in order of time.
-    pub fn of_host<'a>(
-        &'a self,
-        host: &str,
-    ) -> impl DoubleEndedIterator<Item = &'a Seen> + use<'a> {
-        let indexes: &[usize] = self.by_host.get(host).map_or(&[], Vec::as_slice);
-        indexes.iter().map(|index| &self.facts[*index])
-    }
-
-    /// Facts of one host from `from_us` to `to_us`, both included.
-    pub fn between<'a>(
-        &'a self,
-        host: &str,
-        from_us: i64,
-        to_us: i64,
-    ) -> impl DoubleEndedIterator<Item = &'a Seen> + use<'a> {
-        let indexes: &[usize] = self.by_host.get(host).map_or(&[], Vec::as_slice);
-        let first = indexes.partition_point(|index| self.facts[*index].at_us < from_us);
-        let last = indexes.partition_point(|index| self.facts[*index].at_us <= to_us);
-        indexes[first..last.max(first)].iter().map(|index| &self.facts[*index])
-    }
-
-    /// The fact that held for every entity of a host whose name begins with `about`, at `at_us`: the last one until
-    /// then. Entities that had ended are left out.
+    /// The fact that held at `at_us` for every entity of a host whose name begins with `about`. Entities that had ended
+    /// are left out. Slow: rules ask for kinds instead.
     pub fn states<'a>(
         &'a self,
         host: &str,
         about: &str,
         at_us: i64,
     ) -> impl Iterator<Item = &'a Seen> + use<'a> {
-        let from = (host.to_owned(), format!("{about} "));
-        let to = (host.to_owned(), format!("{about}!"));
-        self.by_entity.range(from..to).filter_map(move |(_, indexes)| {
-            let until = indexes.partition_point(|index| self.facts[*index].at_us <= at_us);
-            let fact = &self.facts[*indexes.get(until.checked_sub(1)?)?];
-            let ended = Entity::of(&fact.kind).is_some_and(|entity| entity.ends);
-            (!ended).then_some(fact)
-        })
-    }
-
-    /// The host that owns an address, as `from` would reach it: loopback and unix sockets are its own.
-    pub fn owner<'a>(&'a self, from: &'a str, address: &Address) -> Option<&'a str> {
-        let ip = match address {
-            Address::Unix(_) => return Some(from),
-            Address::Tcp(ip, _) if ip.is_loopback() || ip.is_unspecified() => return Some(from),
-            Address::Tcp(ip, _) => *ip,
-        };
-        // The gateway's own address first: an address may stand on several hosts by mistake.
-        std::iter::once(from)
-            .chain(self.hosts())
-            .find(|host| self.addresses(host).any(|(own, _)| own == ip))
-    }
-
-    /// Addresses of a host, now.
-    pub fn addresses<'a>(
-        &'a self,
-        host: &str,
-    ) -> impl Iterator<Item = (IpAddr, &'a Seen)> + use<'a> {
-        self.states(host, "host_address", self.now_us).filter_map(|fact| match &fact.kind {
-            Kind::HostAddress(address) => Some((address.address.parse().ok()?, fact)),
-            _ => None,
-        })
-    }
-
-    /// Whether `source` of `host` could see at `at_us`.
-    pub fn sight<'a>(&'a self, host: &str, source: Source, at_us: i64) -> Sight<'a> {
-        if !self.by_host.contains_key(host) {
-            return Sight::NoAgent;
-        }
-        if let Some(silent) = self.agent_silent(host, at_us) {
-            return Sight::Blind(silent);
-        }
-        let mut sight = Sight::Unknown;
-        let mut blind_before = None;
-        for fact in self.of_host(host) {
-            match &fact.kind {
-                // A new run of the agent sees again only when it says so.
-                Kind::AgentStarted(_) if fact.at_us <= at_us => sight = Sight::Unknown,
-                Kind::SourceSeeing(seeing)
-                    if seeing.source() == source
-                        && seeing.scope.is_empty()
-                        && fact.at_us <= at_us =>
-                {
-                    sight = Sight::Seeing(fact);
-                }
-                Kind::SourceBlinded(blinded)
-                    if blinded.source() == source && blinded.scope.is_empty() =>
-                {
-                    if fact.at_us <= at_us {
-                        sight = Sight::Blind(fact);
-                    } else if blind_since(fact, blinded) <= at_us {
-                        blind_before = Some(fact);
-                    }
-                }
-                _ => {}
+        let mut held: BTreeMap<String, &'a Seen> = BTreeMap::new();
+        let mut all: Vec<&'a Seen> =
+            self.facts.iter().filter(|fact| host_of(fact) == host && fact.at_us <= at_us).collect();
+        let boots = boots_of(&self.facts);
+        all.sort_by_key(|fact| {
+            let boot = boots.get(&(host_of(fact), fact.id.boot.as_str())).copied();
+            (boot, &fact.id.boot, fact.boottime_us, fact.id.seq)
+        });
+        for fact in all {
+            let Some(entity) = Entity::of(&fact.kind) else { continue };
+            if entity.name.split(' ').next() != Some(about) {
+                continue;
+            }
+            if entity.ends {
+                held.remove(&entity.name);
+            } else {
+                held.insert(entity.name, fact);
             }
         }
-        blind_before.map_or(sight, Sight::Blind)
+        held.into_values()
     }
 
-    fn agent_silent(&self, host: &str, at_us: i64) -> Option<&Seen> {
-        let last = self.facts.iter().rfind(|fact| {
-            matches!(&fact.kind, Kind::AgentSilent(silent) if silent.host == host)
-                && fact.at_us <= at_us
-        })?;
-        matches!(&last.kind, Kind::AgentSilent(silent) if !silent.ended).then_some(last)
+    /// The snapshot's own copy of a host's name.
+    pub(crate) fn host_name(&self, host: &str) -> Option<&str> {
+        self.hosts.get_key_value(host).map(|(name, _)| name.as_str())
+    }
+
+    /// Facts of one kind on `host`, in the host's own order.
+    pub(crate) fn on<'a, T: FactKind>(
+        &'a self,
+        host: &str,
+    ) -> impl DoubleEndedIterator<Item = Said<'a, T>> + use<'a, T> {
+        let list: &[usize] = self
+            .hosts
+            .get(host)
+            .and_then(|index| index.by_kind.get(&T::TAG))
+            .map_or(&[], Vec::as_slice);
+        list.iter().filter_map(|&at| {
+            let seen = self.facts.get(at)?;
+            T::of(&seen.kind).map(|what| Said { seen, what })
+        })
+    }
+
+    pub(crate) fn fact(&self, at: usize) -> Option<&Seen> {
+        self.facts.get(at)
+    }
+
+    /// All sockets that listened on `host`, in order of their opening.
+    pub(crate) fn listeners(&self, host: &str) -> &[Listener] {
+        self.hosts.get(host).map_or(&[], |index| index.listeners.as_slice())
+    }
+
+    /// All processes that ended on `host`, in the host's own order.
+    pub(crate) fn deaths(&self, host: &str) -> &[Death] {
+        self.hosts.get(host).map_or(&[], |index| index.deaths.as_slice())
     }
 }
 
-/// When the source went blind, on the collector's clock.
-fn blind_since(fact: &Seen, blinded: &SourceBlinded) -> i64 {
-    let Some(since) = blinded.since_us else { return fact.at_us };
-    let ago = fact.boottime_us.saturating_sub(since);
-    fact.at_us.saturating_sub(i64::try_from(ago).unwrap_or(i64::MAX))
+/// Host of a fact: the collector speaks of others.
+fn host_of(fact: &Seen) -> &str {
+    match &fact.kind {
+        Kind::AgentSilent(silent) if !silent.host.is_empty() => &silent.host,
+        _ => &fact.id.host,
+    }
+}
+
+/// When each boot of each host was first heard of.
+fn boots_of(facts: &[Seen]) -> BTreeMap<(&str, &str), i64> {
+    let mut boots: BTreeMap<(&str, &str), i64> = BTreeMap::new();
+    for fact in facts {
+        let first = boots.entry((host_of(fact), &fact.id.boot)).or_insert(fact.at_us);
+        *first = (*first).min(fact.at_us);
+    }
+    boots
+}
+
+fn index(facts: &[Seen]) -> BTreeMap<String, HostIndex> {
+    let mut hosts: BTreeMap<String, HostIndex> = BTreeMap::new();
+    let boots = boots_of(facts);
+    for (at, fact) in facts.iter().enumerate() {
+        let host = host_of(fact);
+        if !hosts.contains_key(host) {
+            hosts.insert(host.to_owned(), HostIndex::default());
+        }
+        let Some(index) = hosts.get_mut(host) else { continue };
+        index.agent |= !matches!(fact.kind, Kind::AgentSilent(_));
+        index.by_kind.entry(kinds::tag(&fact.kind)).or_default().push(at);
+    }
+    for (host, index) in &mut hosts {
+        for list in index.by_kind.values_mut() {
+            list.sort_by_key(|&at| {
+                let fact = &facts[at];
+                let boot = boots.get(&(host.as_str(), fact.id.boot.as_str())).copied();
+                (boot, &fact.id.boot, fact.boottime_us, fact.id.seq)
+            });
+        }
+    }
+    hosts
+}
+
+impl HostIndex {
+    /// Positions of facts of two kinds, merged in the host's own order.
+    fn merged(&self, facts: &[Seen], tags: &[kinds::Tag]) -> Vec<usize> {
+        let mut all: Vec<usize> =
+            tags.iter().filter_map(|tag| self.by_kind.get(tag)).flatten().copied().collect();
+        let mut boots: BTreeMap<&str, i64> = BTreeMap::new();
+        for &at in &all {
+            let first = boots.entry(&facts[at].id.boot).or_insert(facts[at].at_us);
+            *first = (*first).min(facts[at].at_us);
+        }
+        all.sort_by_key(|&at| {
+            let fact = &facts[at];
+            let boot = boots.get(fact.id.boot.as_str()).copied();
+            (boot, &fact.id.boot, fact.boottime_us, fact.id.seq)
+        });
+        all
+    }
 }

@@ -1,7 +1,7 @@
 //! What the journal says: systemd's own messages by MESSAGE_ID, crashes, and what app servers write about themselves.
 //!
-//! The journal gives the words, other sources the speed. It is read in a child process, which may die or hang: the parent
-//! starts it anew at the place up to which it had everything, and says for how long it was blind.
+//! The journal gives the words, other sources the speed. It is read in a child process, which may die or hang: the
+//! parent starts it anew at the place up to which it had everything, and says for how long it was blind.
 //! See systemd.journal-fields(7).
 
 use std::ffi::OsString;
@@ -10,7 +10,7 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use why502_proto::{Kind, v1};
 
 use crate::clock::Moment;
@@ -19,6 +19,7 @@ use crate::source::Roots;
 
 mod frame;
 mod header;
+mod kernel_line;
 mod message;
 pub mod patterns;
 mod reader;
@@ -41,8 +42,11 @@ const _: () = assert!(SILENCE_MAX.as_secs() > 3 * reader::HEARTBEAT.as_secs());
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// So often a reader may die at the same place before the place is given up.
+/// So often in a row a reader may die soon, and without having come further, before its place is given up.
 const DEATHS_MAX: u32 = 3;
+
+/// A reader that lived longer than this did not die of the place where it began.
+const SOON: Duration = Duration::from_secs(30);
 
 /// The program that reads.
 #[derive(Clone, Debug)]
@@ -93,18 +97,17 @@ pub async fn run_with(reader: Reader, roots: Roots, observer: Observer, marks: M
     let mut pause = PAUSE_MIN;
     let mut deaths = 0;
     loop {
-        let (cursor, begun) = (parent.request.cursor.clone(), parent.heard_at);
+        let (cursor, begun) = (parent.request.cursor.clone(), Instant::now());
         let Err(ended) = parent.session(&reader).await else { return };
         let went_on = parent.seeing;
+        // A reader that gave up by itself will find its place again once it can see.
+        let killed = !matches!(&ended, Ended::Died(Some(status)) if status.code().is_some());
         if !parent.blinded(ended).await {
             return;
         }
-        deaths = if parent.request.cursor == cursor && begun != parent.heard_at {
-            deaths + 1
-        } else {
-            0
-        };
-        if deaths >= DEATHS_MAX && !cursor.is_empty() {
+        let same_place = parent.request.cursor == cursor && begun.elapsed() < SOON;
+        deaths = if same_place { deaths + 1 } else { 0 };
+        if deaths >= DEATHS_MAX && killed {
             // Something behind this place kills it. What is lost is told by the time it was blind.
             parent.request.cursor.clear();
             deaths = 0;

@@ -20,7 +20,7 @@ use crate::source::{Interest, Roots};
 mod connector;
 mod exit;
 mod facts;
-mod kmsg;
+pub(super) mod kmsg;
 mod listener;
 mod memory;
 mod memory_file;

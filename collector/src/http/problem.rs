@@ -46,7 +46,7 @@ impl From<ViewError> for Problem {
             ViewError::NotFound { .. } => Self {
                 status: StatusCode::NOT_FOUND,
                 detail,
-                hint: "see what there is: /api/v1/incidents, /api/v1/hosts".into(),
+                hint: "see what there is: why502 incidents --all, why502 hosts, or the page".into(),
             },
             ViewError::BadRequest { .. } => {
                 Self::bad_request(detail, "see /openapi.json for what a request may say")

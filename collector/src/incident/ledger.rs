@@ -2,25 +2,24 @@
 //!
 //! One incident per endpoint and root cause: routes that fail for the same reason share it, and an explanation
 //! that gets better (unknown, then explained; a link deeper) stays the same incident. A symptom that is gone for
-//! [`RESOLVED_AFTER_US`] resolves it; one that comes back soon opens it again.
+//! `RESOLVED_AFTER_US` resolves it; one that comes back soon opens it again.
+
+mod incident;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use why502_explain::Question;
-use why502_proto::{rfc3339, v1};
+use why502_proto::v1;
 
 use super::id;
 use crate::store::IncidentRow;
+use incident::Incident;
 
-/// A symptom must be gone for this long: a service that restarts every second is one incident.
-pub(super) const RESOLVED_AFTER_US: i64 = 3_000_000;
 /// The same cause within this time after it was resolved opens the same incident again.
 const REOPENED_WITHIN_US: i64 = 30_000_000;
 /// A resolved incident is explained anew for this long when facts come late (journald's words, an agent that was
 /// away).
 pub(super) const LATE_WITHIN_US: i64 = 120_000_000;
-/// A count alone is written this seldom.
-const COUNT_EVERY_US: i64 = 5_000_000;
 /// Incidents that are open at once; each is some 4 KiB. Beyond it nothing more is opened, and a log line says so.
 const OPEN_MAX: usize = 10_000;
 /// Routes that one incident names.
@@ -33,14 +32,6 @@ pub(super) type Answer = (Question, Option<v1::Explanation>);
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     incidents: BTreeMap<String, Incident>,
-}
-
-#[derive(Clone, Debug)]
-struct Incident {
-    row: IncidentRow,
-    /// Since when the symptom is gone.
-    clear_since_us: Option<i64>,
-    written_us: i64,
 }
 
 /// An incident whose end of symptom is known, to be explained as it was then.
@@ -231,144 +222,6 @@ impl Ledger {
         };
         let endpointless = explanation.endpoint.is_empty();
         self.of(gateway).filter(|_| endpointless).find(same_root).map(id)
-    }
-}
-
-impl Incident {
-    fn begin(id: String, gateway: &str, mut explanation: v1::Explanation, now_us: i64) -> Self {
-        explanation.incident = id;
-        explanation.gateway = gateway.to_owned();
-        explanation.state = "open".into();
-        explanation.opened = rfc3339(now_us);
-        explanation.updated = rfc3339(now_us);
-        let row =
-            IncidentRow { explanation, opened_us: now_us, updated_us: now_us, held_us: now_us };
-        Self { row, clear_since_us: None, written_us: now_us }
-    }
-
-    fn is_open(&self) -> bool {
-        self.row.explanation.state == "open"
-    }
-
-    fn is_forgotten(&self, now_us: i64) -> bool {
-        !self.is_open() && now_us - self.row.updated_us > LATE_WITHIN_US
-    }
-
-    /// The symptom is there, and explained so.
-    fn update(&mut self, explanation: v1::Explanation, now_us: i64) -> Option<IncidentRow> {
-        let reopened = !self.is_open();
-        self.clear_since_us = None;
-        self.row.held_us = now_us;
-        let before = self.row.explanation.clone();
-        let lost = before.verdict == "explained" && explanation.verdict != "explained";
-        if lost {
-            // What explained it has aged out of the window; it is true all the same.
-            self.add_routes(&explanation.routes);
-            self.count(explanation.symptom, &explanation.kind);
-        } else {
-            self.replace(explanation, now_us);
-        }
-        let now = &mut self.row.explanation;
-        now.state = "open".into();
-        now.resolved = String::new();
-        let counted = before.symptom != now.symptom;
-        let words = {
-            let bare = |e: &v1::Explanation| v1::Explanation {
-                symptom: None,
-                updated: String::new(),
-                ..e.clone()
-            };
-            bare(&before) != bare(now)
-        };
-        let due = words || reopened || (counted && now_us - self.written_us >= COUNT_EVERY_US);
-        due.then(|| self.write(now_us))
-    }
-
-    /// Another failure that this incident accounts for.
-    fn share(&mut self, explanation: &v1::Explanation, now_us: i64) -> Option<IncidentRow> {
-        let before = self.row.explanation.routes.len();
-        self.add_routes(&explanation.routes);
-        (self.row.explanation.routes.len() != before).then(|| self.write(now_us))
-    }
-
-    /// The symptom was not seen at this look.
-    fn pass(
-        &mut self,
-        clear: &BTreeSet<(String, String)>,
-        complete: bool,
-        now_us: i64,
-    ) -> Option<IncidentRow> {
-        if !self.is_open() {
-            return None;
-        }
-        let explanation = &self.row.explanation;
-        let place = |route: &String| (explanation.endpoint.clone(), route.clone());
-        let answered = explanation.routes.iter().all(|route| clear.contains(&place(route)));
-        if !complete && !answered {
-            return None;
-        }
-        let since = *self.clear_since_us.get_or_insert(now_us);
-        if now_us - since < RESOLVED_AFTER_US {
-            return None;
-        }
-        self.row.explanation.state = "resolved".into();
-        self.row.explanation.resolved = rfc3339(since);
-        Some(self.write(now_us))
-    }
-
-    /// Takes other words for the same incident.
-    fn replace(&mut self, explanation: v1::Explanation, now_us: i64) {
-        let old = std::mem::replace(&mut self.row.explanation, explanation);
-        let (symptom, kind) =
-            (self.row.explanation.symptom.take(), std::mem::take(&mut self.row.explanation.kind));
-        let new_routes = std::mem::take(&mut self.row.explanation.routes);
-        let now = &mut self.row.explanation;
-        now.incident = old.incident;
-        now.gateway = old.gateway;
-        now.state = old.state;
-        now.opened = old.opened;
-        now.updated = old.updated;
-        now.resolved = old.resolved;
-        now.route = old.route;
-        now.routes = old.routes;
-        now.symptom = old.symptom;
-        now.kind = old.kind;
-        self.add_routes(&new_routes);
-        self.count(symptom, &kind);
-        self.row.updated_us = now_us;
-    }
-
-    /// Counts only grow: the window that they are taken from forgets.
-    fn count(&mut self, symptom: Option<v1::Symptom>, kind: &str) {
-        let now = &mut self.row.explanation;
-        if kind == "observed" {
-            now.kind = kind.to_owned();
-        }
-        let Some(mut new) = symptom else { return };
-        if let Some(old) = now.symptom.take().filter(|old| old.count > 0) {
-            new.count = new.count.max(old.count);
-            if !old.first.is_empty() && (new.first.is_empty() || old.first < new.first) {
-                new.first = old.first;
-            }
-            new.last = new.last.max(old.last);
-        }
-        now.symptom = Some(new);
-    }
-
-    fn add_routes(&mut self, routes: &[String]) {
-        let known = &mut self.row.explanation.routes;
-        for route in routes {
-            if known.len() < ROUTES_MAX && !known.contains(route) {
-                known.push(route.clone());
-            }
-        }
-    }
-
-    fn write(&mut self, now_us: i64) -> IncidentRow {
-        self.written_us = now_us;
-        self.row.updated_us = now_us;
-        self.row.explanation.updated = rfc3339(now_us);
-        self.row.clone()
     }
 }
 

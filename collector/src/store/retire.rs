@@ -99,7 +99,8 @@ fn step(
             "DELETE FROM facts WHERE (boot, seq) IN (
                  SELECT boot, seq FROM facts INDEXED BY facts_by_time
                  WHERE at_us < ?1 AND NOT EXISTS (
-                     SELECT 1 FROM current WHERE current.boot = facts.boot AND current.seq = facts.seq)
+                     SELECT 1 FROM current
+                     WHERE current.boot = facts.boot AND current.seq = facts.seq)
                  ORDER BY at_us LIMIT ?2)",
         )?
         .execute(params![before_us, STEP_FACTS])?;

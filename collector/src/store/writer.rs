@@ -4,25 +4,21 @@
 //! While the disk is full or fails, it keeps what it took and tries again; nothing is answered, so nothing is
 //! acknowledged, and the bounded queue holds back whoever sends.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use prost::Message as _;
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::Connection;
 use tokio::sync::{broadcast, mpsc, oneshot};
-use why502_explain::Seen;
-use why502_proto::{FactId, Kind, v1};
 
 use super::retire::{Retention, Retiring};
+use super::rows::{Appended, Boots, append_facts, greet, put_incident};
 use super::{
-    Append, Committed, Greeting, IncidentRow, Standing, StoreError, is_corrupt, schema, signed,
-    unsigned,
+    Append, Committed, Greeting, IncidentRow, Standing, StoreError, is_corrupt, schema, unsigned,
 };
-use crate::clock::{Epoch, now_us};
+use crate::clock::now_us;
 use crate::metrics::Metrics;
 
 /// Commands in one commit: bounds how long the first of them waits for the last.
@@ -107,7 +103,7 @@ pub(super) fn spawn(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     std::thread::Builder::new().name("store".into()).spawn(move || {
         let retiring = Retiring::new(around.retention);
-        let mut writer = Writer { connection, around, boots: BTreeMap::new(), retiring };
+        let mut writer = Writer { connection, around, boots: Boots::new(), retiring };
         runtime.block_on(writer.run(commands));
     })
 }
@@ -115,31 +111,14 @@ pub(super) fn spawn(
 struct Writer {
     connection: Connection,
     around: Surroundings,
-    boots: BTreeMap<(String, String), Boot>,
+    boots: Boots,
     retiring: Retiring,
-}
-
-/// A boot's rows and where its sequence stands.
-#[derive(Clone, Copy, Debug)]
-struct Boot {
-    row: i64,
-    host: i64,
-    stored_seq: u64,
-    epoch: Option<Epoch>,
-}
-
-/// What is counted once the commit is done.
-#[derive(Clone, Copy, Default)]
-struct Counts {
-    repeated: u64,
-    unknown: u64,
-    missing: u64,
 }
 
 /// An answer that is given once the commit is done.
 enum Answer {
     Standing(Standing),
-    Stored(u64, Option<Committed>, Counts),
+    Stored(Appended),
     Done,
 }
 
@@ -230,7 +209,9 @@ impl Writer {
                 Command::Greet(greeting, _) => {
                     Answer::Standing(greet(&transaction, &mut self.boots, greeting)?)
                 }
-                Command::Append(append, _) => append_facts(&transaction, &mut self.boots, append)?,
+                Command::Append(append, _) => {
+                    Answer::Stored(append_facts(&transaction, &mut self.boots, append)?)
+                }
                 Command::Incident(row, _) => {
                     put_incident(&transaction, row)?;
                     Answer::Done
@@ -248,13 +229,14 @@ impl Writer {
             (Command::Greet(_, reply), Answer::Standing(standing)) => {
                 let _gone = reply.send(Ok(standing));
             }
-            (Command::Append(_, reply), Answer::Stored(seq, committed, counts)) => {
+            (Command::Append(_, reply), Answer::Stored(appended)) => {
+                let Appended { stored_seq, committed, counts } = appended;
                 self.around.metrics.facts_repeated.inc_by(counts.repeated);
                 self.around.metrics.facts_unknown.inc_by(counts.unknown);
                 self.around.metrics.facts_missing.inc_by(counts.missing);
                 let fresh = committed.as_ref().map_or(0, |committed| committed.facts.len());
                 self.around.metrics.facts_stored.inc_by(fresh as u64);
-                let _gone = reply.send(Ok(seq));
+                let _gone = reply.send(Ok(stored_seq));
                 if let Some(committed) = committed {
                     let _nobody = self.around.commits.send(Arc::new(committed));
                 }
@@ -298,207 +280,4 @@ fn refuse(group: Vec<Command>, error: rusqlite::Error) {
             Command::Stop => {}
         }
     }
-}
-
-fn greet(
-    transaction: &Transaction<'_>,
-    boots: &mut BTreeMap<(String, String), Boot>,
-    greeting: &Greeting,
-) -> Result<Standing, rusqlite::Error> {
-    let boot = find_boot(transaction, boots, &greeting.host, &greeting.boot)?;
-    transaction
-        .prepare_cached(
-            "UPDATE hosts SET boot = ?2, agent_version = ?3, peer = ?4, tls = ?5, offset_us = ?6,
-             last_seen_us = max(last_seen_us, ?7) WHERE id = ?1",
-        )?
-        .execute(params![
-            boot.host,
-            greeting.boot,
-            greeting.agent_version,
-            greeting.peer,
-            greeting.tls,
-            greeting.offset_us,
-            greeting.heard_us
-        ])?;
-    Ok(Standing { stored_seq: boot.stored_seq, epoch: boot.epoch })
-}
-
-fn find_boot(
-    transaction: &Transaction<'_>,
-    boots: &mut BTreeMap<(String, String), Boot>,
-    host: &str,
-    boot: &str,
-) -> Result<Boot, rusqlite::Error> {
-    let name = (host.to_owned(), boot.to_owned());
-    if let Some(known) = boots.get(&name) {
-        return Ok(*known);
-    }
-    transaction
-        .prepare_cached("INSERT OR IGNORE INTO hosts (name) VALUES (?1)")?
-        .execute([host])?;
-    let host_row: i64 = transaction
-        .prepare_cached("SELECT id FROM hosts WHERE name = ?1")?
-        .query_row([host], |row| row.get(0))?;
-    transaction
-        .prepare_cached("INSERT OR IGNORE INTO boots (host, boot) VALUES (?1, ?2)")?
-        .execute(params![host_row, boot])?;
-    let found = transaction
-        .prepare_cached(
-            "SELECT id, stored_seq, epoch_us, tolerance_us FROM boots WHERE host = ?1 AND boot = ?2",
-        )?
-        .query_row(params![host_row, boot], |row| {
-            let epoch = match (row.get::<_, Option<i64>>(2)?, row.get::<_, Option<i64>>(3)?) {
-                (Some(at_us), Some(off)) => Some(Epoch { at_us, tolerance_us: unsigned(off) }),
-                _ => None,
-            };
-            let stored_seq = unsigned(row.get(1)?);
-            Ok(Boot { row: row.get(0)?, host: host_row, stored_seq, epoch })
-        })?;
-    boots.insert(name, found);
-    Ok(found)
-}
-
-fn append_facts(
-    transaction: &Transaction<'_>,
-    boots: &mut BTreeMap<(String, String), Boot>,
-    append: &Append,
-) -> Result<Answer, rusqlite::Error> {
-    let mut boot = find_boot(transaction, boots, &append.host, &append.boot)?;
-    let mut fresh = Vec::new();
-    let mut counts = Counts::default();
-    for arrived in &append.facts {
-        if arrived.seq <= boot.stored_seq {
-            counts.repeated += 1;
-            continue;
-        }
-        counts.missing += arrived.seq - boot.stored_seq - 1;
-        boot.stored_seq = arrived.seq;
-        insert(transaction, &boot, arrived)?;
-        if let Some(kind) = &arrived.fact.kind {
-            describe(transaction, &boot, kind)?;
-            let id =
-                FactId { host: append.host.clone(), boot: append.boot.clone(), seq: arrived.seq };
-            let seen = Seen {
-                id,
-                at_us: arrived.at_us,
-                tolerance_us: arrived.tolerance_us,
-                boottime_us: arrived.fact.boottime_us,
-                kind: kind.clone(),
-            };
-            fresh.push((seen, arrived.entity.clone()));
-        } else {
-            counts.unknown += 1;
-        }
-    }
-    boot.epoch = append.epoch.or(boot.epoch);
-    note(transaction, &boot, append, fresh.len(), counts.missing)?;
-    boots.insert((append.host.clone(), append.boot.clone()), boot);
-    let committed = Committed { host: append.host.clone(), facts: fresh };
-    let committed = Some(committed).filter(|committed| !committed.facts.is_empty());
-    Ok(Answer::Stored(boot.stored_seq, committed, counts))
-}
-
-fn insert(
-    transaction: &Transaction<'_>,
-    boot: &Boot,
-    arrived: &super::Arrived,
-) -> Result<(), rusqlite::Error> {
-    let seq = signed(arrived.seq);
-    transaction
-        .prepare_cached(
-            "INSERT INTO facts (boot, seq, host, at_us, tolerance_us, bytes)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?
-        .execute(params![
-            boot.row,
-            seq,
-            boot.host,
-            arrived.at_us,
-            signed(arrived.tolerance_us),
-            arrived.fact.encode_to_vec()
-        ])?;
-    match &arrived.entity {
-        Some(entity) if entity.ends => transaction
-            .prepare_cached("DELETE FROM current WHERE host = ?1 AND entity = ?2")?
-            .execute(params![boot.host, entity.name])?,
-        Some(entity) => transaction
-            .prepare_cached(
-                "INSERT OR REPLACE INTO current (host, entity, boot, seq) VALUES (?1, ?2, ?3, ?4)",
-            )?
-            .execute(params![boot.host, entity.name, boot.row, seq])?,
-        None => 0,
-    };
-    Ok(())
-}
-
-/// What a host says about itself in facts. A new start of the agent also says everything anew, so what an
-/// earlier boot left as current is no more.
-fn describe(
-    transaction: &Transaction<'_>,
-    boot: &Boot,
-    kind: &Kind,
-) -> Result<(), rusqlite::Error> {
-    let Kind::AgentStarted(v1::AgentStarted { kernel, distribution, .. }) = kind else {
-        return Ok(());
-    };
-    transaction
-        .prepare_cached("UPDATE hosts SET kernel = ?2, distribution = ?3 WHERE id = ?1")?
-        .execute(params![boot.host, kernel, distribution])?;
-    transaction
-        .prepare_cached("DELETE FROM current WHERE host = ?1 AND boot <> ?2")?
-        .execute(params![boot.host, boot.row])?;
-    Ok(())
-}
-
-fn note(
-    transaction: &Transaction<'_>,
-    boot: &Boot,
-    append: &Append,
-    fresh: usize,
-    missing: u64,
-) -> Result<(), rusqlite::Error> {
-    transaction
-        .prepare_cached(
-            "UPDATE boots SET stored_seq = ?2, missing = missing + ?3, epoch_us = ?4,
-             tolerance_us = ?5 WHERE id = ?1",
-        )?
-        .execute(params![
-            boot.row,
-            signed(boot.stored_seq),
-            signed(missing),
-            boot.epoch.map(|epoch| epoch.at_us),
-            boot.epoch.map(|epoch| signed(epoch.tolerance_us))
-        ])?;
-    transaction
-        .prepare_cached(
-            "UPDATE hosts SET facts = facts + ?2, last_seen_us = max(last_seen_us, ?3),
-             tolerance_us = coalesce(?4, tolerance_us) WHERE id = ?1",
-        )?
-        .execute(params![
-            boot.host,
-            signed(fresh as u64),
-            append.heard_us,
-            append.epoch.map(|epoch| signed(epoch.tolerance_us))
-        ])?;
-    Ok(())
-}
-
-fn put_incident(transaction: &Transaction<'_>, row: &IncidentRow) -> Result<(), rusqlite::Error> {
-    let explanation = &row.explanation;
-    transaction
-        .prepare_cached(
-            "INSERT OR REPLACE INTO incidents
-             (id, open, gateway, opened_us, updated_us, held_us, explanation)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        )?
-        .execute(params![
-            explanation.incident,
-            explanation.state == "open",
-            explanation.gateway,
-            row.opened_us,
-            row.updated_us,
-            row.held_us,
-            explanation.encode_to_vec()
-        ])?;
-    Ok(())
 }

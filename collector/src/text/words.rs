@@ -1,6 +1,9 @@
 //! The closed sets of the view's messages (phase, error, confidence, state) in words.
 
+use jiff::SignedDuration;
 use why502_proto::v1;
+
+use super::moment;
 
 /// What the gateway felt, and when: `connection refused while connecting`.
 pub(crate) fn felt(symptom: &v1::Symptom) -> String {
@@ -89,10 +92,32 @@ pub(crate) fn path(explanation: &v1::Explanation) -> String {
     if !explanation.route.is_empty() {
         path = format!("{path} {}", explanation.route);
     }
+    let others = explanation.routes.iter().filter(|route| **route != explanation.route).count();
+    if others > 0 {
+        path = format!("{path} (and {})", counted(others as u64, "other route"));
+    }
     if !explanation.endpoint.is_empty() {
         path = format!("{path} -> {}", explanation.endpoint);
     }
     path
+}
+
+/// `journal`, or `gateway /var/log/nginx/error.log` for a part of one.
+pub(crate) fn source(source: &v1::HostSource) -> String {
+    let name = source.source.replace('_', " ");
+    if source.scope.is_empty() { name } else { format!("{name} {}", source.scope) }
+}
+
+/// A host's clock against the collector's: `2 ms ahead (± 1 ms)`.
+pub(crate) fn clock(host: &v1::Host) -> String {
+    let offset = SignedDuration::from_micros(host.clock_offset_us);
+    let tolerance = i64::try_from(host.clock_tolerance_us).unwrap_or(i64::MAX);
+    let tolerance = moment::span(SignedDuration::from_micros(tolerance));
+    match offset.as_millis() {
+        0 => format!("in step (± {tolerance})"),
+        1.. => format!("{} ahead (± {tolerance})", moment::span(offset)),
+        _ => format!("{} behind (± {tolerance})", moment::span(offset)),
+    }
 }
 
 #[cfg(test)]

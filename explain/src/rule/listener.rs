@@ -1,366 +1,261 @@
-//! The owner is alive, but does not listen where the gateway asks.
+//! The service runs, and does not listen where the gateway connects.
 
-use why502_proto::Kind;
-use why502_proto::v1::{ListenerOpened, Source};
+use why502_proto::v1::{EndpointDeclared, UnitLastWords};
 
-use crate::address::{Address, Coverage};
-use crate::effect::{Effect, Symptom};
-use crate::find::{self, Open, SLACK_US};
-use crate::rule::process::is_down;
-use crate::rule::{Cause, Confidence, Rule, Verdict};
-use crate::snapshot::{Seen, Snapshot};
+use super::Rule;
+use super::owner::{Owner, owner};
+use crate::Seen;
+use crate::effect::Effect;
+use crate::snapshot::{Listener, Listening, Place, Snapshot, Window};
+use crate::verdict::{Cause, Confidence, Verdict};
+
+/// Words of a failed start come within this of it.
+const WORDS_NEAR_US: i64 = 5_000_000;
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "listener.bound_to_loopback",
-        summary: "it listens on loopback only, and the gateway comes from outside",
-        doc: "Refused at once, although the service runs and answers on the host itself.",
-        check: "ss -ltnp 'sport = :PORT'",
-        fix: "bind 0.0.0.0 or the private address; on one host, proxy to 127.0.0.1",
-        applies_to: refused,
+        summary: "the service listens on loopback only, and the gateway comes from outside",
+        doc: "Refused at once, while a request on the host itself succeeds.",
+        check: "ss -ltn 'sport = :{port}'",
+        fix: "let {owner} listen on {address} (or 0.0.0.0, with a firewall) instead of {bound}",
+        applies_to: |effect| matches!(effect, Effect::NothingListens { .. }),
         judge: bound_to_loopback,
     },
     Rule {
-        id: "listener.wrong_family",
-        summary: "it listens on the other IP family only",
-        doc: "A name like localhost resolves to ::1 and 127.0.0.1; the gateway tries both, and one is refused.",
-        check: "ss -ltnp 'sport = :PORT'",
-        fix: "name 127.0.0.1 or [::1] in the gateway, or listen on both",
-        applies_to: refused,
-        judge: wrong_family,
-    },
-    Rule {
         id: "listener.wrong_interface",
-        summary: "it listens on another address of the host",
-        doc: "Refused at once; the port is right and the address is not.",
-        check: "ss -ltnp 'sport = :PORT'",
-        fix: "bind the address that the gateway asks, or all",
-        applies_to: refused,
+        summary: "the service listens on another address of the host",
+        doc: "Refused at once; the port is right, the address is not.",
+        check: "ss -ltn 'sport = :{port}'",
+        fix: "let {owner} listen on {address}, or let the gateway connect to {bound}",
+        applies_to: |effect| matches!(effect, Effect::NothingListens { .. }),
         judge: wrong_interface,
     },
     Rule {
-        id: "process.starting_slow",
-        summary: "the process runs and does not listen yet",
-        doc: "Refused between the start of the process and its first listener.",
-        check: "systemctl status UNIT",
-        fix: "Type=notify and a rollout that waits for readiness",
-        applies_to: refused,
-        judge: starting_slow,
+        id: "listener.wrong_family",
+        summary: "the service listens on IPv4 and the gateway connects over IPv6, or the other way round",
+        doc: "`localhost` is both ::1 and 127.0.0.1: one of two attempts is refused.",
+        check: "ss -ltn 'sport = :{port}'; getent ahosts {name}",
+        fix: "name the address that is listened on ({bound}) in the gateway's configuration, or listen on both families",
+        applies_to: |effect| matches!(effect, Effect::NothingListens { .. }),
+        judge: wrong_family,
     },
     Rule {
-        id: "gateway.upstream_port_mismatch",
-        summary: "the gateway asks one port, the service listens on another",
-        doc: "The service is alive and listens; nothing ever listened on the port that the gateway has.",
-        check: "ss -ltnp",
-        fix: "make the two ports equal: in the gateway's configuration or in the service's",
-        applies_to: refused,
-        judge: port_mismatch,
+        id: "listener.taken_by_other",
+        summary: "another program has taken the port",
+        doc: "The service fails with \"Address already in use\"; who listens instead is not it.",
+        check: "ss -ltnp 'sport = :{port}'",
+        fix: "stop {owner} or give it another port, then start {unit}",
+        applies_to: |effect| matches!(effect, Effect::PortTaken { .. }),
+        judge: taken_by_other,
     },
     Rule {
-        id: "listener.absent_port",
-        summary: "the service is alive and no longer listens on the port",
-        doc: "The process that listened there is alive and has closed its listener.",
-        check: "ss -ltnp",
-        fix: "see why the service closed its listener; restart it",
-        applies_to: refused,
-        judge: absent_port,
+        id: "listener.wrong_netns",
+        summary: "the service listens inside another network namespace whose port is not published",
+        doc: "Refused, although a container listens on that very port.",
+        check: "lsns -t net; ss -ltnp 'sport = :{port}'",
+        fix: "publish port {port} of the container, or restart what forwards it",
+        applies_to: |effect| matches!(effect, Effect::NothingListens { .. }),
+        judge: wrong_netns,
     },
 ];
 
-fn refused(effect: &Effect<'_>) -> bool {
-    matches!(effect, Effect::Symptom(symptom) if symptom.refused())
+/// The place, its host and who should serve it, where at some moment nobody listened.
+pub(super) struct Gap<'a> {
+    pub(super) place: Place<'a>,
+    pub(super) host: &'a str,
+    pub(super) during: Window,
+    pub(super) proof: &'a Seen,
+    pub(super) owner: Option<Owner<'a>>,
 }
 
-fn who(listener: &ListenerOpened) -> String {
-    if listener.unit.is_empty() { listener.comm.clone() } else { listener.unit.clone() }
-}
-
-/// Listeners of the port, if none of them covers the address.
-fn uncovered<'a>(
-    snapshot: &'a Snapshot,
-    symptom: &Symptom<'a>,
-) -> Option<(&'a str, Address, Vec<Open<'a>>)> {
-    let host = symptom.host?;
-    let wanted = symptom.addresses.first()?.clone();
-    wanted.port()?;
-    let open = find::listeners(snapshot, host, &wanted, symptom.at_us);
-    open.iter().all(|open| open.coverage != Coverage::Covers).then_some((host, wanted, open))
-}
-
-fn with_coverage<'a>(
-    snapshot: &'a Snapshot,
-    effect: &Effect<'a>,
-    coverage: Coverage,
-    text: fn(&ListenerOpened, &Symptom<'_>) -> String,
-    fix: fn(&ListenerOpened, &Symptom<'_>) -> String,
-) -> Verdict<'a> {
-    let Effect::Symptom(symptom) = effect else { return Verdict::Silent };
-    let Some((host, wanted, open)) = uncovered(snapshot, symptom) else { return Verdict::Silent };
-    let Some(found) = open.iter().find(|open| open.coverage == coverage) else {
-        return Verdict::Silent;
+pub(super) fn gap<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Option<Gap<'a>> {
+    let Effect::NothingListens { place, during } = *effect else { return None };
+    let host = place.host()?;
+    let Listening::Gap { proof, .. } = snapshot.listening(host, place.address, during) else {
+        return None;
     };
-    let port = wanted.port().unwrap_or_default();
-    Verdict::Explained(Cause {
-        host: host.to_owned(),
-        at_us: found.fact.at_us,
-        text: text(found.listener, symptom),
-        confidence: Confidence::Proven,
-        evidence: vec![found.fact],
-        next: None,
-        check: format!("ss -ltnp 'sport = :{port}'"),
-        fix: fix(found.listener, symptom),
+    Some(Gap { place, host, during, proof, owner: owner(snapshot, host, place.address, during) })
+}
+
+/// Sockets of the same port that were open, and do not take the connection.
+pub(super) fn same_port<'a>(
+    snapshot: &'a Snapshot,
+    gap: &Gap<'a>,
+) -> impl Iterator<Item = &'a Listener> {
+    let (port, at_us) = (gap.place.address.port(), gap.during.at_us);
+    let address = gap.place.address;
+    snapshot.listeners(gap.host).iter().filter(move |l| {
+        l.netns == 0
+            && l.open_at(at_us)
+            && !l.takes(address)
+            && l.socket().is_some_and(|socket| socket.port() == port)
     })
+}
+
+/// Whoever listens there is not the one who should.
+fn is_other(gap: &Gap<'_>, listener: &Listener) -> bool {
+    gap.owner.as_ref().is_some_and(|owner| {
+        owner.confidence == Confidence::Proven
+            && !owner.unit.is_empty()
+            && !listener.unit.is_empty()
+            && owner.unit != listener.unit
+    })
+}
+
+fn misbound<'a>(
+    snapshot: &'a Snapshot,
+    gap: &Gap<'a>,
+    listener: &'a Listener,
+    but: &str,
+) -> Cause<'a> {
+    let owner = listener.owner();
+    let what = format!("{owner} on {} listens on {} only, {but}", gap.host, listener.address);
+    let at_us = listener.from_us.max(listener.opened(snapshot).map_or(i64::MIN, |f| f.at_us));
+    Cause::new(gap.host, at_us, Confidence::Proven, what)
+        .because(listener.opened(snapshot))
+        .name("owner", owner)
+        .name("port", gap.place.address.port().to_string())
+        .name("bound", listener.address.clone())
+        .name("address", gap.place.endpoint)
 }
 
 fn bound_to_loopback<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
-    with_coverage(
-        snapshot,
-        effect,
-        Coverage::LoopbackOnly,
-        |listener, symptom| {
-            format!(
-                "{} listens on {} only; {} asks {}",
-                who(listener),
-                listener.address,
-                symptom.gateway,
-                symptom.endpoint
-            )
-        },
-        |listener, symptom| {
-            format!(
-                "let {} bind {} or 0.0.0.0 instead of loopback",
-                who(listener),
-                symptom.endpoint
-            )
-        },
-    )
-}
-
-fn wrong_family<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
-    with_coverage(
-        snapshot,
-        effect,
-        Coverage::OtherFamily,
-        |listener, symptom| {
-            format!(
-                "{} listens on {} only; {} asks {}, the other IP family",
-                who(listener),
-                listener.address,
-                symptom.gateway,
-                symptom.endpoint
-            )
-        },
-        |listener, symptom| match symptom.declared {
-            Some((_, declared)) => format!(
-                "name {} instead of {} in {}:{}",
-                listener.address, declared.endpoint, declared.file, declared.line
-            ),
-            None => format!("let {} listen on both families", who(listener)),
-        },
-    )
+    let Some(gap) = gap(snapshot, effect) else { return Verdict::NoSign };
+    let Some(dialled) = gap.place.address.tcp() else { return Verdict::NoSign };
+    if dialled.ip().is_loopback() {
+        return Verdict::NoSign;
+    }
+    let found = same_port(snapshot, &gap)
+        .find(|l| l.socket().is_some_and(|s| s.ip().is_loopback()) && !is_other(&gap, l));
+    let Some(listener) = found else { return Verdict::NoSign };
+    let but = format!("and the gateway connects to {}", gap.place.endpoint);
+    let mut cause = misbound(snapshot, &gap, listener, &but);
+    if gap.place.gateway == gap.host {
+        cause = cause.fix(format!(
+            "the gateway is on the same host: let it connect to {} instead of {}{}",
+            listener.address,
+            gap.place.endpoint,
+            declared_at(snapshot, &gap.place)
+        ));
+    }
+    cause.explained()
 }
 
 fn wrong_interface<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
-    with_coverage(
-        snapshot,
-        effect,
-        Coverage::OtherInterface,
-        |listener, symptom| {
-            format!(
-                "{} listens on {} only; {} asks {}",
-                who(listener),
-                listener.address,
-                symptom.gateway,
-                symptom.endpoint
-            )
-        },
-        |listener, symptom| format!("let {} bind {} or 0.0.0.0", who(listener), symptom.endpoint),
-    )
+    let Some(gap) = gap(snapshot, effect) else { return Verdict::NoSign };
+    let Some(dialled) = gap.place.address.tcp() else { return Verdict::NoSign };
+    let found = same_port(snapshot, &gap).find(|l| {
+        l.socket().is_some_and(|own| {
+            own.is_ipv4() == dialled.is_ipv4()
+                && !own.ip().is_loopback()
+                && !own.ip().is_unspecified()
+                && own.ip() != dialled.ip()
+        }) && !is_other(&gap, l)
+    });
+    let Some(listener) = found else { return Verdict::NoSign };
+    let but = format!("and the gateway connects to {}", gap.place.endpoint);
+    misbound(snapshot, &gap, listener, &but).explained()
 }
 
-/// A unit that has run this long without a listener is not starting any more.
-const STARTING_US: i64 = 180_000_000;
-
-fn starting_slow<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
-    let Effect::Symptom(symptom) = effect else { return Verdict::Silent };
-    let Some((host, wanted, _)) = uncovered(snapshot, symptom) else { return Verdict::Silent };
-    // Who came to listen there afterwards, and was already running.
-    let later =
-        snapshot.between(host, symptom.at_us, symptom.at_us + STARTING_US).find_map(|fact| {
-            match &fact.kind {
-                Kind::ListenerOpened(listener)
-                    if Address::parse(&listener.address).is_some_and(|own| {
-                        own.coverage(&wanted, listener.v6_only) == Coverage::Covers
-                    }) =>
-                {
-                    Some((fact, listener.unit.as_str()))
-                }
-                _ => None,
-            }
-        });
-    let closed = find::last_closed(snapshot, host, &wanted, symptom.at_us);
-    let unit = later
-        .map(|(_, unit)| unit.to_owned())
-        .or_else(|| closed.map(|(_, closed)| closed.unit.clone()))
-        .filter(|unit| !unit.is_empty());
-    let starting = |fact: &'a Seen| match &fact.kind {
-        Kind::UnitState(state)
-            if unit.as_ref().is_none_or(|unit| *unit == state.unit)
-                && state.unit.ends_with(".service")
-                && matches!(state.active.as_str(), "active" | "activating")
-                && state.sub != "auto-restart"
-                && !state.existing =>
-        {
-            Some((fact, state))
-        }
-        _ => None,
+fn wrong_family<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
+    let Some(gap) = gap(snapshot, effect) else { return Verdict::NoSign };
+    let Some(dialled) = gap.place.address.tcp() else { return Verdict::NoSign };
+    let found = same_port(snapshot, &gap).find(|l| {
+        l.socket().is_some_and(|own| {
+            let reach =
+                own.ip().is_unspecified() || own.ip().is_loopback() == dialled.ip().is_loopback();
+            own.is_ipv4() != dialled.is_ipv4() && reach
+        }) && !is_other(&gap, l)
+    });
+    let Some(listener) = found else { return Verdict::NoSign };
+    let (tried, has) = if dialled.is_ipv6() { ("IPv6", "IPv4") } else { ("IPv4", "IPv6") };
+    let declared = declaration(snapshot, &gap.place);
+    let name = declared.map_or(gap.place.endpoint, |d| d.what.endpoint.as_str());
+    let resolves = if name == gap.place.endpoint {
+        String::new()
+    } else {
+        format!(" ({name} is also {})", gap.place.endpoint)
     };
-    let candidates: Vec<_> = snapshot
-        .between(host, symptom.at_us - STARTING_US, symptom.at_us + SLACK_US)
-        .filter_map(starting)
-        .collect();
-    let Some((fact, state)) = candidates.last() else { return Verdict::Silent };
-    let units: std::collections::BTreeSet<_> =
-        candidates.iter().map(|(_, state)| state.unit.as_str()).collect();
-    // Without a listener that names the unit, only a single candidate is evidence.
-    if unit.is_none() && units.len() > 1 {
-        return Verdict::Silent;
-    }
-    let now = find::unit(snapshot, host, &state.unit, symptom.at_us + SLACK_US);
-    if now.is_some_and(|(_, state)| is_down(state)) {
-        return Verdict::Silent;
-    }
-    let other = find::listeners(snapshot, host, &wanted, snapshot.now_us())
-        .iter()
-        .any(|open| open.listener.unit == state.unit && open.coverage == Coverage::Elsewhere);
-    if later.is_none() && other {
-        return Verdict::Silent;
-    }
-    let confidence = if later.is_some() { Confidence::Proven } else { Confidence::Likely };
-    Verdict::Explained(Cause {
-        host: host.to_owned(),
-        at_us: fact.at_us,
-        text: format!("{} is starting and does not listen on {} yet", state.unit, symptom.endpoint),
-        confidence,
-        evidence: std::iter::once(*fact).chain(later.map(|(fact, _)| fact)).collect(),
-        next: None,
-        check: format!("systemctl status {}", state.unit),
-        fix: "Type=notify for the unit, and a rollout that waits until it is ready".to_owned(),
-    })
+    let but = format!("which is {has}, and the gateway connects over {tried}{resolves}");
+    let host_part = name.rsplit_once(':').map_or(name, |(host, _)| host).to_owned();
+    misbound(snapshot, &gap, listener, &but)
+        .because(declared.map(|declared| declared.seen))
+        .name("name", host_part)
+        .explained()
 }
 
-fn port_mismatch<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
-    let Effect::Symptom(symptom) = effect else { return Verdict::Silent };
-    let Some((host, wanted, open)) = uncovered(snapshot, symptom) else { return Verdict::Silent };
-    if find::blind(snapshot, host, Source::Listener, symptom.at_us, "").is_some() {
-        return Verdict::Silent;
-    }
-    // A unit that listened on the wanted port before and now on another one, or the only service of the host that no
-    // gateway route leads to.
-    let before = find::last_closed(snapshot, host, &wanted, symptom.at_us);
-    let former = before.map(|(_, closed)| closed.unit.as_str()).filter(|unit| !unit.is_empty());
-    let candidates: Vec<&Open<'_>> = open
-        .iter()
-        .filter(|open| open.coverage == Coverage::Elsewhere)
-        .filter(|open| match former {
-            Some(unit) => open.listener.unit == unit,
-            None => {
-                let port = Address::parse(&open.listener.address).and_then(|own| own.port());
-                let unit = open.listener.unit.as_str();
-                before.is_none()
-                    && port.is_some_and(|port| port >= 1024 || port == 80)
-                    && !unit.is_empty()
-                    && !is_own_tool(open.listener)
-                    && !is_declared(snapshot, symptom, host, open.listener)
-            }
-        })
-        .collect();
-    let units: std::collections::BTreeSet<&str> =
-        candidates.iter().map(|open| open.listener.unit.as_str()).collect();
-    let (Some(found), true) = (candidates.first(), units.len() == 1) else {
-        return Verdict::Silent;
+/// Somebody else listens on a port that the service had, or that it names in its last words.
+fn taken_by_other<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
+    let Effect::PortTaken { host, unit, during } = *effect else { return Verdict::NoSign };
+    let until_us = during.to_us.saturating_add(WORDS_NEAR_US);
+    let named = |port: u16| {
+        let port = port.to_string();
+        let is = |line: &String| line.split(|c: char| !c.is_ascii_digit()).any(|word| word == port);
+        snapshot
+            .on::<UnitLastWords>(host)
+            .filter(|words| words.what.unit == unit && words.at_us() <= until_us)
+            .find(|words| words.what.lines.iter().any(is))
     };
-    let place =
-        symptom.declared.map(|(_, declared)| format!("{}:{}", declared.file, declared.line));
-    let place = place.unwrap_or_else(|| "the gateway's configuration".to_owned());
-    let confidence = if former.is_some() { Confidence::Proven } else { Confidence::Likely };
-    Verdict::Explained(Cause {
-        host: host.to_owned(),
-        at_us: found.fact.at_us,
-        text: format!(
-            "{} asks {}, but {} listens on {}",
-            symptom.gateway, symptom.endpoint, found.listener.unit, found.listener.address
-        ),
-        confidence,
-        evidence: std::iter::once(found.fact)
-            .chain(before.map(|(fact, _)| fact))
-            .chain(symptom.declared.map(|(fact, _)| fact))
-            .collect(),
-        next: None,
-        check: "ss -ltnp".to_owned(),
-        fix: format!(
-            "change {} to port {} in {place}, or let {} listen on {}",
-            symptom.endpoint,
-            Address::parse(&found.listener.address).and_then(|own| own.port()).unwrap_or_default(),
-            found.listener.unit,
-            wanted.port().unwrap_or_default()
-        ),
-    })
-}
-
-/// Listeners that every host has and no gateway route means.
-fn is_own_tool(listener: &ListenerOpened) -> bool {
-    matches!(
-        listener.comm.as_str(),
-        "sshd" | "systemd" | "systemd-resolve" | "nginx" | "why502" | "why502-agent" | "chronyd"
-    )
-}
-
-fn is_declared(
-    snapshot: &Snapshot,
-    symptom: &Symptom<'_>,
-    host: &str,
-    listener: &ListenerOpened,
-) -> bool {
-    let Some(own) = Address::parse(&listener.address) else { return false };
-    snapshot.states(symptom.gateway, "endpoint", symptom.at_us).any(|fact| match &fact.kind {
-        Kind::EndpointDeclared(declared) => declared.addresses.iter().any(|address| {
-            Address::parse(address).is_some_and(|wanted| {
-                own.coverage(&wanted, listener.v6_only) == Coverage::Covers
-                    && snapshot.owner(symptom.gateway, &wanted) == Some(host)
-            })
-        }),
-        _ => false,
-    })
-}
-
-fn absent_port<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
-    let Effect::Symptom(symptom) = effect else { return Verdict::Silent };
-    let Some((host, wanted, _)) = uncovered(snapshot, symptom) else { return Verdict::Silent };
-    let Some((fact, closed)) = find::last_closed(snapshot, host, &wanted, symptom.at_us) else {
-        return Verdict::Silent;
+    let had = |port: u16| {
+        let mut own = snapshot.listeners(host).iter().filter(|l| l.unit == unit);
+        own.any(|l| l.socket().is_some_and(|socket| socket.port() == port))
     };
-    let exits = find::exits(
-        snapshot,
-        host,
-        &closed.unit,
-        closed.pid,
-        fact.at_us - 2 * SLACK_US,
-        symptom.at_us + SLACK_US,
+    let taken = snapshot.listeners(host).iter().find_map(|l| {
+        let port = l.socket()?.port();
+        let other = l.netns == 0 && l.unit != unit && l.open_at(during.at_us);
+        let words = named(port);
+        (other && (words.is_some() || had(port))).then_some((l, port, words))
+    });
+    let Some((listener, port, words)) = taken else { return Verdict::NoSign };
+    let owner = listener.owner();
+    let what =
+        format!("{owner} has taken {} on {host}, and {unit} cannot bind it", listener.address);
+    Cause::new(host, listener.from_us.max(0), Confidence::Proven, what)
+        .because(listener.opened(snapshot))
+        .because(words.map(|words| words.seen))
+        .name("owner", owner)
+        .name("unit", unit)
+        .name("port", port.to_string())
+        .explained()
+}
+
+fn wrong_netns<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
+    let Some(gap) = gap(snapshot, effect) else { return Verdict::NoSign };
+    if gap.owner.is_some() {
+        return Verdict::NoSign;
+    }
+    let found = snapshot.listeners(gap.host).iter().find(|l| {
+        let port = l.socket().is_some_and(|own| own.port() == gap.place.address.port());
+        l.netns != 0 && l.open_at(gap.during.at_us) && port
+    });
+    let Some(listener) = found else { return Verdict::NoSign };
+    let what = format!(
+        "{} on {} listens on {} in a network namespace of its own",
+        listener.owner(),
+        gap.host,
+        listener.address
     );
-    let state = find::unit(snapshot, host, &closed.unit, symptom.at_us + SLACK_US);
-    let alive = state.is_some_and(|(_, state)| !is_down(state) && state.main_pid == closed.pid);
-    if !exits.is_empty() || !alive {
-        return Verdict::Silent;
-    }
-    Verdict::Explained(Cause {
-        host: host.to_owned(),
-        at_us: fact.at_us,
-        text: format!("{} runs and no longer listens on {}", closed.unit, closed.address),
-        confidence: Confidence::Proven,
-        evidence: std::iter::once(fact).chain(state.map(|(fact, _)| fact)).collect(),
-        next: None,
-        check: format!("ss -ltnp; journalctl -u {} -n 20", closed.unit),
-        fix: format!("see why it closed its listener, then systemctl restart {}", closed.unit),
+    Cause::new(gap.host, gap.during.at_us, Confidence::Possible, what)
+        .because(listener.opened(snapshot))
+        .name("port", gap.place.address.port().to_string())
+        .explained()
+}
+
+/// Where the gateway declares this endpoint.
+pub(super) fn declaration<'a>(
+    snapshot: &'a Snapshot,
+    place: &Place<'a>,
+) -> Option<crate::snapshot::Said<'a, EndpointDeclared>> {
+    snapshot.on::<EndpointDeclared>(place.gateway).rev().find(|declared| {
+        declared.what.endpoint == place.endpoint
+            || declared.what.addresses.iter().any(|address| address == place.endpoint)
     })
+}
+
+/// " (/etc/nginx/nginx.conf:12)"
+pub(super) fn declared_at(snapshot: &Snapshot, place: &Place<'_>) -> String {
+    declaration(snapshot, place)
+        .filter(|declared| !declared.what.file.is_empty())
+        .map_or_else(String::new, |d| format!(" ({}:{})", d.what.file, d.what.line))
 }

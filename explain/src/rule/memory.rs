@@ -1,224 +1,238 @@
-//! Memory ran out, or nearly.
+//! The upstream ran out of memory, or waits for it.
 
-use why502_proto::Kind;
-use why502_proto::v1::{OomKill, OomScope, Source};
+use why502_proto::v1::{
+    MemoryLimit, MemoryLimitReached, MemoryPressure, OomKill, OomScope, Source,
+};
 
-use crate::effect::{Effect, Ended};
-use crate::find::{self, SLACK_US, bytes};
-use crate::rule::process::{oom_of, status_command};
-use crate::rule::{Cause, Confidence, Rule, Verdict};
-use crate::snapshot::{Seen, Snapshot};
+use super::Rule;
+use super::death::{Ended, Oom, ended, is_end, of_scope, oom};
+use super::words::{bytes, clock};
+use crate::effect::Effect;
+use crate::snapshot::{Said, Snapshot};
+use crate::verdict::{Cause, Confidence, Verdict};
+
+/// All tasks of the cgroup waited for memory for a tenth of the last ten seconds: thrashing, not mere reclaim.
+const FULL_PERMYRIAD_MIN: u32 = 1_000;
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "process.oom_killed.cgroup",
-        summary: "the kernel killed the process at its cgroup's memory limit",
-        doc: "The oom_kill counter of the unit's cgroup moved, or the kernel log names the process. On cgroup v1 systemd shows Result=signal, as for any kill -9: only the kernel's own words tell them apart.",
-        check: "systemctl show UNIT -p MemoryMax -p MemoryCurrent",
-        fix: "raise MemoryMax=, run fewer workers, or find the leak",
-        applies_to: is_ended,
+        summary: "the kernel killed the process because its cgroup reached its memory limit",
+        doc: "Requests in flight are closed or reset, then connections are refused until the service is back. \
+                The process ends by SIGKILL (137), as with kill -9: only the kernel's line or the oom_kill \
+                counter of its own unit tells them apart. The limit may be that of a slice above the unit.",
+        check: "systemctl show -p MemoryMax,MemoryPeak,Result,NRestarts {unit}",
+        fix: "raise MemoryMax= of {unit}, run fewer workers, or find what makes it grow",
+        applies_to: is_end,
         judge: oom_cgroup,
     },
     Rule {
         id: "process.oom_killed.global",
-        summary: "the host ran out of memory and the kernel chose this process",
-        doc: "The victim need not be the culprit: the kernel takes the largest by oom_score.",
-        check: "journalctl -k -g 'Out of memory'",
-        fix: "give the host memory, or the real consumer a limit",
-        applies_to: is_ended,
+        summary: "the kernel killed the process because the host had no memory left",
+        doc: "As with a cgroup limit, but the victim need not be the one that used the memory.",
+        check: "journalctl -k -g 'Out of memory|oom-kill'",
+        fix: "find what uses the memory of {host} (the kernel's line lists all processes), limit it or add memory; \
+              OOMScoreAdjust= decides who is spared",
+        applies_to: is_end,
         judge: oom_global,
     },
     Rule {
         id: "process.oom_killed.oomd",
-        summary: "systemd-oomd killed the unit under memory pressure",
-        doc: "No line of the kernel: systemd-oomd acts before it, on pressure or swap.",
-        check: "oomctl",
-        fix: "raise ManagedOOMMemoryPressureLimit= for the unit, or give it memory",
-        applies_to: is_ended,
+        summary: "systemd-oomd, or another killer in user space, killed the unit for memory pressure",
+        doc: "SIGKILL without any OOM line of the kernel; systemd-oomd's own message names the unit.",
+        check: "journalctl -u systemd-oomd -g {unit}",
+        fix: "lower the memory use of {unit}, or change ManagedOOMMemoryPressure= and its limit for it",
+        applies_to: is_end,
         judge: oom_userspace,
     },
     Rule {
         id: "memory.pressure",
-        summary: "tasks wait for memory instead of answering",
-        doc: "Time-outs on everything, and PSI full above a tenth of the time or a cgroup at its limit. Comes before a kill.",
-        check: "cat /proc/pressure/memory",
-        fix: "more memory, a higher limit, or fewer workers",
-        applies_to: |effect| {
-            matches!(effect, Effect::Symptom(symptom)
-            if symptom.header_timeout() || symptom.connect_timeout())
-        },
+        summary: "the service waits for memory more than it works",
+        doc: "Everything gets slow at once, then timeouts, often an OOM kill at the end. The stall shows in \
+                memory.pressure of the cgroup or of the host.",
+        check: "systemctl show -p MemoryCurrent,MemoryHigh,MemoryMax {unit}; cat /proc/pressure/memory",
+        fix: "give {unit} more memory (MemoryHigh=, MemoryMax=, or the host itself), or run fewer workers",
+        applies_to: |effect| matches!(effect, Effect::Busy { .. } | Effect::NoAnswer { .. }),
         judge: pressure,
     },
 ];
 
-fn is_ended(effect: &Effect<'_>) -> bool {
-    matches!(effect, Effect::Ended(_))
-}
-
 fn oom_cgroup<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
-    by_scope(snapshot, effect, OomScope::Cgroup)
+    judge_oom(snapshot, effect, OomScope::Cgroup)
 }
 
 fn oom_global<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
-    by_scope(snapshot, effect, OomScope::Global)
+    judge_oom(snapshot, effect, OomScope::Global)
 }
 
 fn oom_userspace<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
-    by_scope(snapshot, effect, OomScope::Userspace)
+    judge_oom(snapshot, effect, OomScope::Userspace)
 }
 
-fn by_scope<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>, scope: OomScope) -> Verdict<'a> {
-    let Effect::Ended(ended) = effect else { return Verdict::Silent };
-    // With OOMPolicy=stop systemd ends the rest with SIGTERM; other signals are no out-of-memory kill.
-    if !matches!(ended.signal, None | Some(9 | 15)) {
-        return Verdict::Silent;
-    }
-    let Some((fact, kill)) = oom_of(snapshot, ended) else {
-        // Only the commonest of the three speaks of what it could not see.
-        return if scope == OomScope::Cgroup && ended.signal == Some(9) {
-            unseen(snapshot, ended)
-        } else {
-            Verdict::Silent
-        };
-    };
-    if kill.scope() != scope {
-        return Verdict::Silent;
-    }
-    let limit = kill.limit_bytes.or_else(|| limit_of(snapshot, ended));
-    Verdict::Explained(Cause {
-        host: ended.host.to_owned(),
-        at_us: fact.at_us,
-        text: text(ended, kill, limit),
-        confidence: Confidence::Proven,
-        evidence: ended.facts.iter().copied().chain([fact]).collect(),
-        next: None,
-        check: check(ended, scope),
-        fix: fix(ended, kill, scope, limit),
-    })
-}
-
-fn unseen<'a>(snapshot: &'a Snapshot, ended: &Ended<'a>) -> Verdict<'a> {
-    let tell = "whether it was killed for lack of memory";
-    match find::blind(snapshot, ended.host, Source::Memory, ended.at_us, tell) {
-        Some(missing) => Verdict::Undecided(missing),
-        None => Verdict::RuledOut {
-            text: "no out-of-memory kill was counted or logged for it".to_owned(),
-            by: ended.facts.clone(),
+fn judge_oom<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>, scope: OomScope) -> Verdict<'a> {
+    let Some(ended) = ended(effect) else { return Verdict::NoSign };
+    match oom(snapshot, ended) {
+        Oom::Killed { kills, confidence } => {
+            // Of several witnesses of one kill the one that knows the scope decides.
+            let named = kills.iter().find(|kill| kill.what.pid != 0).or(kills.first());
+            if named.is_none_or(|kill| of_scope(&[*kill], scope).is_empty()) {
+                return Verdict::NoSign;
+            }
+            explain_oom(snapshot, ended, &kills, scope, confidence).explained()
+        }
+        // One of the three speaks for all where nothing was found.
+        _ if scope != OomScope::Cgroup => Verdict::NoSign,
+        _ if ended.death.how_known()
+            && ended.death.by_signal() != Some(crate::snapshot::SIGKILL) =>
+        {
+            Verdict::NoSign
+        }
+        Oom::Undecided(missing) => Verdict::Undecided { missing: vec![missing] },
+        Oom::No { proof } => Verdict::RuledOut {
+            by: vec![proof],
+            text: format!(
+                "No OOM kill was counted for {} around {}, and the memory source of {} was seeing.",
+                ended.service(),
+                clock(ended.death.at_us),
+                ended.host
+            ),
         },
     }
 }
 
-fn limit_of(snapshot: &Snapshot, ended: &Ended<'_>) -> Option<u64> {
-    if ended.unit.is_empty() {
-        return None;
-    }
-    let told = snapshot.of_host(ended.host).rev().find_map(|fact| match &fact.kind {
-        Kind::MemoryLimit(limit) if limit.unit == ended.unit => Some(limit.limit_bytes),
-        _ => None,
+fn explain_oom<'a>(
+    snapshot: &'a Snapshot,
+    ended: Ended<'a>,
+    kills: &[Said<'a, OomKill>],
+    scope: OomScope,
+    confidence: Confidence,
+) -> Cause<'a> {
+    let (service, host) = (ended.service(), ended.host);
+    let limit = limit_of(snapshot, ended, kills);
+    let elsewhere = kills.iter().map(|kill| kill.what).find(|kill| {
+        !kill.limit_cgroup.is_empty() && !kill.cgroup.is_empty() && kill.limit_cgroup != kill.cgroup
     });
-    told.or_else(|| {
-        find::unit(snapshot, ended.host, &ended.unit, i64::MAX)
-            .and_then(|(_, state)| state.memory_max_bytes)
-    })
-}
-
-fn text(ended: &Ended<'_>, kill: &OomKill, limit: Option<u64>) -> String {
-    let whose = if ended.worker { format!("a worker of {}", ended.name()) } else { ended.name() };
-    let held = if kill.anon_rss_kib > 0 {
-        format!(", holding {}", bytes(kill.anon_rss_kib << 10))
-    } else {
-        String::new()
-    };
-    match (kill.scope(), limit) {
-        (OomScope::Cgroup, Some(limit)) => {
-            format!("{whose} was OOM-killed at its {} limit{held}", bytes(limit))
-        }
-        (OomScope::Cgroup, None) => format!("{whose} was OOM-killed at its memory limit{held}"),
-        (OomScope::Userspace, _) => format!("{whose} was killed by systemd-oomd{held}"),
-        _ => format!("{whose} was OOM-killed: the host had no memory left{held}"),
-    }
-}
-
-fn check(ended: &Ended<'_>, scope: OomScope) -> String {
-    match scope {
-        OomScope::Cgroup if !ended.unit.is_empty() => {
-            format!("systemctl show {} -p MemoryMax -p MemoryCurrent -p NRestarts", ended.unit)
-        }
-        OomScope::Userspace => "oomctl".to_owned(),
-        OomScope::Global => "journalctl -k -g 'Out of memory'".to_owned(),
-        _ => status_command(&ended.unit, ended.pid),
-    }
-}
-
-fn fix(ended: &Ended<'_>, kill: &OomKill, scope: OomScope, limit: Option<u64>) -> String {
-    let held = if kill.anon_rss_kib > 0 {
-        format!(": it held {} at its death", bytes(kill.anon_rss_kib << 10))
-    } else {
-        String::new()
-    };
-    match (scope, limit) {
-        (OomScope::Cgroup, Some(limit)) => format!(
-            "raise MemoryMax={} of {}, or find the leak{held}",
-            bytes(limit).replace(" MiB", "M").replace(" GiB", "G").replace(" KiB", "K"),
-            ended.name()
-        ),
-        (OomScope::Cgroup, None) => {
-            format!("raise the limit of {}, or find the leak{held}", ended.name())
+    let whose = elsewhere.map_or_else(
+        || "its".to_owned(),
+        |kill| format!("the {}", kill.limit_cgroup.rsplit('/').next().unwrap_or_default()),
+    );
+    let what = match (scope, limit) {
+        (OomScope::Global, _) => {
+            format!("{service} on {host} was OOM-killed because the host had no memory left")
         }
         (OomScope::Userspace, _) => {
-            "give the unit memory, or see its ManagedOOM settings".to_owned()
+            format!(
+                "{service} on {host} was killed for memory pressure by systemd-oomd or its like"
+            )
         }
-        _ => format!("give the host memory, or the largest consumer a limit{held}"),
+        (_, Some(limit)) => {
+            format!("{service} on {host} was OOM-killed at {whose} {} limit", bytes(limit))
+        }
+        (_, None) => format!("{service} on {host} was OOM-killed at {whose} memory limit"),
+    };
+    let anon = kills.iter().map(|kill| kill.what.anon_rss_kib).max().filter(|kib| *kib > 0);
+    let held = anon.map_or_else(String::new, |kib| {
+        format!(" It held {} of anonymous memory.", bytes(kib * 1024))
+    });
+    let text = format!(
+        "{what} at {}: the kernel ended {} by SIGKILL.{held}",
+        clock(ended.death.at_us),
+        ended.death.who()
+    );
+    let fix = limit.filter(|_| scope == OomScope::Cgroup).map(|limit| {
+        let at_death = anon.map_or_else(String::new, |kib| {
+            format!("; it held {} anonymous at death", bytes(kib * 1024))
+        });
+        if elsewhere.is_some() {
+            format!("raise {whose} limit of {}, or find the leak{at_death}", bytes(limit))
+        } else {
+            format!(
+                "raise MemoryMax= of {service} above {}, run fewer workers, or find the leak{at_death}",
+                bytes(limit)
+            )
+        }
+    });
+    let at_us = kills.iter().map(Said::at_us).min().unwrap_or(ended.death.at_us);
+    let mut cause = Cause::new(host, at_us, confidence, what)
+        .text(text)
+        .because(kills.iter().map(|kill| kill.seen))
+        .because(ended.death.facts(snapshot))
+        .name("host", host);
+    if ended.death.unit.is_empty() {
+        cause = cause.check("journalctl -k -g 'oom-kill|Out of memory'");
+    } else {
+        cause = cause.name("unit", &ended.death.unit);
     }
+    cause.fix = fix;
+    cause
 }
 
-/// PSI full of a tenth of the time is thrashing.
-const FULL_PERMYRIAD_MIN: u32 = 1_000;
-
-fn pressure<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
-    let Effect::Symptom(symptom) = effect else { return Verdict::Silent };
-    let Some(host) = symptom.host else { return Verdict::Silent };
-    let unit = symptom
-        .addresses
-        .first()
-        .and_then(|address| find::covering(snapshot, host, address, symptom.at_us))
-        .map(|open| open.listener.unit.clone())
-        .unwrap_or_default();
-    // The stall began before the wait was over; a wait lasts as long as the gateway's time-out, a minute by default.
-    let from = symptom.at_us - 60_000_000 - SLACK_US;
-    let fits = |cgroup: &str, of: &str| cgroup.is_empty() || (!unit.is_empty() && of == unit);
-    let found: Vec<(&Seen, String)> = snapshot
-        .between(host, from, symptom.at_us + SLACK_US)
-        .filter_map(|fact| match &fact.kind {
-            Kind::MemoryPressure(psi)
-                if !psi.ended
-                    && psi.full_permyriad >= FULL_PERMYRIAD_MIN
-                    && fits(&psi.cgroup, &psi.unit) =>
-            {
-                let whole = psi.full_permyriad / 100;
-                let whose = if psi.unit.is_empty() { host } else { psi.unit.as_str() };
-                Some((
-                    fact,
-                    format!("all tasks of {whose} waited for memory {whole} % of the time"),
-                ))
-            }
-            Kind::MemoryLimitReached(reached) if !unit.is_empty() && reached.unit == unit => {
-                let limit = bytes(reached.limit_bytes);
-                Some((fact, format!("{unit} is at its memory limit of {limit} and reclaims")))
-            }
-            _ => None,
+fn limit_of(snapshot: &Snapshot, ended: Ended<'_>, kills: &[Said<'_, OomKill>]) -> Option<u64> {
+    let until_us = ended.death.at_us;
+    let unit = &ended.death.unit;
+    kills
+        .iter()
+        .find_map(|kill| kill.what.limit_bytes)
+        .or_else(|| {
+            let limits = snapshot.on::<MemoryLimit>(ended.host);
+            let mut own =
+                limits.filter(|limit| limit.what.unit == *unit && limit.at_us() <= until_us);
+            own.next_back().map(|limit| limit.what.limit_bytes)
         })
+        .or_else(|| {
+            snapshot
+                .unit_states(ended.host, unit, until_us)
+                .rev()
+                .find_map(|s| s.what.memory_max_bytes)
+        })
+        .filter(|limit| *limit > 0)
+}
+
+/// Stalls of the unit's own cgroup, or of the host, while the effect lasted.
+fn pressure<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
+    let Some((host, unit)) = super::capacity::serving(snapshot, effect) else {
+        return Verdict::NoSign;
+    };
+    let during = effect.during();
+    let mut stalls: std::collections::BTreeMap<&str, Said<'a, MemoryPressure>> =
+        std::collections::BTreeMap::new();
+    for stall in snapshot.on::<MemoryPressure>(host).filter(|stall| stall.at_us() <= during.to_us) {
+        let own = stall.what.unit == unit || stall.what.cgroup.is_empty();
+        if !own {
+            continue;
+        }
+        if !stall.what.ended && stall.what.full_permyriad >= FULL_PERMYRIAD_MIN {
+            stalls.insert(&stall.what.cgroup, stall);
+        } else if stall.at_us() < during.from_us {
+            stalls.remove(stall.what.cgroup.as_str());
+        }
+    }
+    let reached: Vec<Said<'a, MemoryLimitReached>> = snapshot
+        .on::<MemoryLimitReached>(host)
+        .filter(|r| r.what.unit == unit && !unit.is_empty())
+        .filter(|r| during.from_us <= r.at_us() && r.at_us() <= during.to_us)
         .collect();
-    let Some((first, text)) = found.last() else { return Verdict::Silent };
-    Verdict::Explained(Cause {
-        host: host.to_owned(),
-        at_us: first.at_us,
-        text: text.clone(),
-        confidence: Confidence::Likely,
-        evidence: found.iter().map(|(fact, _)| *fact).take(5).collect(),
-        next: None,
-        check: "cat /proc/pressure/memory; systemd-cgtop -m -n 1".to_owned(),
-        fix: "give it memory: raise the limit, run fewer workers, or move the largest consumer"
-            .to_owned(),
-    })
+    let Some(worst) = stalls.values().max_by_key(|stall| stall.what.full_permyriad) else {
+        let told = "whether the service waits for memory";
+        let missing = snapshot.first_blind(host, &[Source::Memory], during.at_us, told);
+        return missing
+            .map_or(Verdict::NoSign, |blind| Verdict::Undecided { missing: vec![blind] });
+    };
+    let share = worst.what.full_permyriad / 100;
+    let who = if worst.what.cgroup.is_empty() { host } else { unit };
+    let mut what = format!("{who} stalled on memory {share} % of the time");
+    if who != host {
+        what.push_str(&format!(" on {host}"));
+    }
+    let limit = reached.iter().map(|r| r.what.limit_bytes).find(|limit| *limit > 0);
+    let at_limit = limit.map_or_else(String::new, |limit| {
+        format!(" {unit} keeps meeting its limit of {}.", bytes(limit))
+    });
+    let text = format!("{what} around {}.{at_limit}", clock(worst.at_us()));
+    Cause::new(host, worst.at_us(), Confidence::Likely, what)
+        .text(text)
+        .because(stalls.values().map(|stall| stall.seen))
+        .because(reached.iter().map(|r| r.seen))
+        .name("unit", unit)
+        .explained()
 }

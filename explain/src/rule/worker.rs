@@ -1,159 +1,176 @@
-//! A worker died or was killed; its master lives on and keeps the listener.
+//! One worker of a service ended, while the service lives on.
 
-use why502_proto::Kind;
-use why502_proto::v1::{AppEvent, Source};
+use why502_proto::v1::{AppEvent, AppServerEvent, RequestFailed, Source};
 
-use crate::effect::{Effect, Symptom};
-use crate::find::{self, SLACK_US, signal_name};
-use crate::rule::{Cause, Confidence, Rule, Verdict};
-use crate::snapshot::{Seen, Snapshot};
+use super::Rule;
+use super::capacity::{Serving, listener_of};
+use super::words::{clock, duration_ms};
+use crate::effect::{Effect, Role};
+use crate::snapshot::{Death, Said, Snapshot, signal_name};
+use crate::verdict::{Blind, Cause, Confidence, Verdict, blind};
+
+/// A worker's end and the loss of its request lie this close together.
+const LOST_NEAR_US: i64 = 2_000_000;
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "worker.killed_by_timeout",
         summary: "the app server killed the worker because its request took too long",
-        doc: "gunicorn WORKER TIMEOUT, php-fpm request_terminate_timeout, uWSGI HARAKIRI, Unicorn and Puma timeouts. The gateway sees a close after a constant time, below its own time-out.",
-        check: "journalctl -u UNIT -g -i timeout",
-        fix: "speed the request up, or raise the server's limit above the gateway's",
-        applies_to: |effect| matches!(effect, Effect::Symptom(symptom) if symptom.dropped()),
+        doc: "502 after a constant time, shorter than the gateway's timeout; the server says so (WORKER TIMEOUT, \
+                execution timed out, HARAKIRI).",
+        check: "journalctl -u {unit} -g 'TIMEOUT|timed out|HARAKIRI' -n 20",
+        fix: "make the request faster, or raise the server's own limit{limit} in {unit}",
+        applies_to: |effect| matches!(effect, Effect::ConnectionLost { .. }),
         judge: killed_by_timeout,
     },
     Rule {
         id: "worker.crashed",
-        summary: "a worker died; its master lives on",
-        doc: "Only the request under way fails, the next ones are served. systemd shows nothing, since it is not the main process.",
-        check: "journalctl -u UNIT -g -e signal -e died",
-        fix: "find what the failing request does; take the core to the developers",
-        applies_to: |effect| matches!(effect, Effect::Symptom(symptom) if symptom.dropped()),
+        summary: "a worker of the service died with the request; the service lives on",
+        doc: "Only the request in flight fails (closed or reset), the next one succeeds. systemd says nothing: it is not \
+                the main process.",
+        check: "journalctl -u {unit} -n 30",
+        fix: "look at the request that kills it ({request}) and at the worker's core or last words",
+        applies_to: |effect| matches!(effect, Effect::ConnectionLost { .. }),
         judge: crashed,
     },
 ];
 
-/// A worker's end is felt at once; its words may come a second late.
-const WINDOW_US: i64 = 2_000_000;
+fn near(effect: &Effect<'_>, at_us: i64) -> bool {
+    let during = effect.during();
+    during.from_us - LOST_NEAR_US <= at_us && at_us <= during.to_us + LOST_NEAR_US
+}
 
-/// The unit that held the listener when the request was cut, if it held it on.
-fn serving_unit<'a>(
+fn said<'a>(
     snapshot: &'a Snapshot,
-    symptom: &Symptom<'a>,
-) -> Option<(&'a str, &'a Seen, &'a str, u32)> {
-    let host = symptom.host?;
-    let address = symptom.addresses.first()?;
-    let open = find::covering(snapshot, host, address, symptom.at_us)?;
-    Some((host, open.fact, open.listener.unit.as_str(), open.listener.pid))
+    effect: &Effect<'a>,
+    serving: Serving<'a>,
+    event: AppEvent,
+) -> Option<Said<'a, AppServerEvent>> {
+    let during = effect.during();
+    snapshot
+        .on::<AppServerEvent>(serving.host)
+        .filter(|said| said.what.event() == event && near(effect, said.at_us()))
+        .filter(|said| said.what.unit == serving.listener.unit)
+        .min_by_key(|said| ((said.at_us() - during.at_us).abs(), &said.seen.id))
 }
 
 fn killed_by_timeout<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
-    let Effect::Symptom(symptom) = effect else { return Verdict::Silent };
-    let Some((host, listener, unit, _)) = serving_unit(snapshot, symptom) else {
-        return Verdict::Silent;
+    let Some(serving) = listener_of(snapshot, effect) else { return Verdict::NoSign };
+    let (host, unit) = (serving.host, serving.listener.owner());
+    let Some(said) = said(snapshot, effect, serving, AppEvent::WorkerTimedOut) else {
+        let told = format!("whether {unit} killed the worker for taking too long");
+        let missing = snapshot.first_blind(host, &[Source::Journal], effect.during().at_us, &told);
+        return missing
+            .map_or(Verdict::NoSign, |blind| Verdict::Undecided { missing: vec![blind] });
     };
-    let told = snapshot
-        .between(host, symptom.at_us - 5 * WINDOW_US, symptom.at_us + WINDOW_US)
-        .filter_map(|fact| match &fact.kind {
-            Kind::AppServerEvent(event)
-                if event.event() == AppEvent::WorkerTimedOut && event.unit == unit =>
-            {
-                Some((fact, event))
-            }
-            _ => None,
+    let took =
+        said.what.duration_ms.map_or_else(String::new, |ms| format!(" after {}", duration_ms(ms)));
+    let what = format!("{unit} on {host} killed its own worker{took}: the request took too long");
+    let death = worker_deaths(snapshot, effect, serving)
+        .find(|death| said.what.pid == 0 || death.pid == said.what.pid);
+    let limit = said
+        .what
+        .duration_ms
+        .map_or_else(String::new, |ms| format!(" (about {})", duration_ms(ms)));
+    Cause::new(host, said.at_us(), Confidence::Proven, what.clone())
+        .text(format!("{what}. {} says \"{}\".", said.what.server, said.what.text))
+        .because([said.seen])
+        .because(death.map(|death| death.facts(snapshot)).unwrap_or_default())
+        .name("unit", unit)
+        .name("limit", limit)
+        .explained()
+}
+
+/// Ends of other processes than the main one, near the loss, that did not end well.
+fn worker_deaths<'a>(
+    snapshot: &'a Snapshot,
+    effect: &Effect<'a>,
+    serving: Serving<'a>,
+) -> impl Iterator<Item = &'a Death> {
+    let (during, listener) = (effect.during(), serving.listener);
+    let effect = *effect;
+    let mut deaths: Vec<&Death> = snapshot
+        .deaths(serving.host)
+        .iter()
+        .filter(|death| near(&effect, death.at_us) && !death.main)
+        .filter(|death| {
+            let same_unit = !listener.unit.is_empty() && death.unit == listener.unit;
+            same_unit || (listener.pid != 0 && death.ppid == listener.pid)
         })
-        .min_by_key(|(fact, _)| (fact.at_us - symptom.at_us).abs());
-    let Some((fact, event)) = told else { return Verdict::Silent };
-    let after = event.duration_ms.map(|ms| format!(" after {}.{} s", ms / 1000, ms % 1000 / 100));
-    Verdict::Explained(Cause {
-        host: host.to_owned(),
-        at_us: fact.at_us,
-        text: format!(
-            "{} of {unit} killed its worker {}{}: \"{}\"",
-            event.server,
-            event.pid,
-            after.unwrap_or_default(),
-            event.text
-        ),
-        confidence: Confidence::Proven,
-        evidence: vec![fact, listener],
-        next: None,
-        check: format!("journalctl -u {unit} -n 20"),
-        fix: format!(
-            "speed the request up, or raise the time-out of {} above the gateway's",
-            event.server
-        ),
-    })
+        .collect();
+    deaths.sort_by_key(|death| ((death.at_us - during.at_us).abs(), death.pid));
+    deaths.into_iter()
 }
 
 fn crashed<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
-    let Effect::Symptom(symptom) = effect else { return Verdict::Silent };
-    let Some((host, listener, unit, owner)) = serving_unit(snapshot, symptom) else {
-        return Verdict::Silent;
-    };
-    let from = symptom.at_us - WINDOW_US;
-    let mut found: Vec<(&Seen, u32, Option<u32>, Option<u32>)> = Vec::new();
-    for fact in snapshot.between(host, from, symptom.at_us + WINDOW_US) {
-        match &fact.kind {
-            Kind::ProcessExited(exited)
-                if exited.unit == unit
-                    && !unit.is_empty()
-                    && exited.pid != owner
-                    && !exited.main =>
-            {
-                found.push((fact, exited.pid, exited.signal, exited.status));
+    let Some(serving) = listener_of(snapshot, effect) else {
+        return match effect.place() {
+            Some(place) if place.host().is_none() => {
+                Verdict::Undecided { missing: vec![super::network::nobody_there(place)] }
             }
-            Kind::AppServerEvent(event)
-                if event.event() == AppEvent::WorkerCrashed && event.unit == unit =>
-            {
-                found.push((fact, event.pid, event.signal, event.status));
-            }
-            _ => {}
-        }
-    }
-    // An orderly end (status 0) is a recycled worker, not a crash.
-    let abnormal = |signal: Option<u32>, status: Option<u32>| {
-        signal.is_some() || status.is_some_and(|status| status != 0)
-    };
-    let Some((_, pid, ..)) = found.iter().find(|(_, _, signal, status)| abnormal(*signal, *status))
-    else {
-        return match find::blind(
-            snapshot,
-            host,
-            Source::Process,
-            symptom.at_us,
-            "whether a worker died",
-        ) {
-            Some(missing) => Verdict::Undecided(missing),
-            None => Verdict::Silent,
+            _ => Verdict::NoSign,
         };
     };
-    let same: Vec<_> = found.iter().filter(|(_, of, ..)| of == pid).collect();
-    let signal = same.iter().find_map(|(_, _, signal, _)| *signal);
-    let status = same.iter().find_map(|(_, _, _, status)| *status);
-    let how = match (signal, status) {
-        (Some(signal), _) => format!("died by {}", signal_name(signal)),
-        (None, Some(status)) => format!("ended with status {status}"),
-        (None, None) => "died".to_owned(),
-    };
-    let facts: Vec<&Seen> = same.iter().map(|(fact, ..)| *fact).collect();
-    let at_us = facts.first().map_or(symptom.at_us, |fact| fact.at_us);
-    let exit =
-        find::Exit { at_us, pid: *pid, signal, status, facts: facts.clone(), ..Default::default() };
-    // Only a kill can have a deeper reason that we know of.
-    let next = (signal == Some(9))
-        .then(|| Effect::Ended(find::ended(host, unit, &exit, symptom.at_us, true)));
-    Verdict::Explained(Cause {
-        host: host.to_owned(),
-        at_us,
-        text: format!("worker {pid} of {unit} {how} while it served; its master lives on"),
-        confidence: Confidence::Proven,
-        evidence: facts.into_iter().chain([listener]).collect(),
-        next,
-        check: format!("journalctl -u {unit} --since '10 min ago'"),
-        fix: format!(
-            "find what {} {} does in it; coredumpctl info {pid} if there is a core",
-            symptom.failed.map_or("", |(_, failed)| failed.method.as_str()),
-            symptom.failed.map_or("the request", |(_, failed)| failed.path.as_str())
-        ),
-    })
+    let (host, unit) = (serving.host, serving.listener.owner());
+    let timed_out = said(snapshot, effect, serving, AppEvent::WorkerTimedOut);
+    if let Some(timed_out) = timed_out {
+        let text = format!("{unit} killed the worker itself: its request took too long.");
+        return Verdict::RuledOut { by: vec![timed_out.seen], text };
+    }
+    let words = said(snapshot, effect, serving, AppEvent::WorkerCrashed);
+    let death = worker_deaths(snapshot, effect, serving)
+        .find(|death| death.abnormal() || death.by_signal().is_some());
+    if death.is_none() && words.is_none() {
+        return no_worker(snapshot, effect, serving);
+    }
+    let pid = death.map(|d| d.pid).or(words.map(|w| w.what.pid)).unwrap_or(0);
+    let how = death.filter(|d| d.how_known()).map(Death::how).or_else(|| {
+        words.and_then(|w| w.what.signal).map(|s| format!("was ended by {}", signal_name(s)))
+    });
+    let how = how.unwrap_or_else(|| "died".to_owned());
+    let what = format!("a worker of {unit} on {host} (pid {pid}) {how} with the request");
+    let at_us =
+        death.map(|d| d.at_us).or(words.map(|w| w.at_us())).unwrap_or(effect.during().at_us);
+    let quote =
+        words.map_or_else(String::new, |w| format!(" {} says \"{}\".", w.what.server, w.what.text));
+    let mut cause = Cause::new(host, at_us, Confidence::Proven, what.clone())
+        .text(format!("{what} at {}; {unit} itself lives on.{quote}", clock(at_us)))
+        .because(death.map(|death| death.facts(snapshot)).unwrap_or_default())
+        .because(words.map(|words| words.seen))
+        .name("unit", unit)
+        .name("request", request(snapshot, effect));
+    if let Some(death) = death {
+        let (during, role) = (effect.during(), Role::Worker);
+        cause = cause.next(Effect::Ended { host, death, during, role });
+    }
+    cause.explained()
 }
 
-/// Kept here so that the slack of both windows is read together.
-const _: () = assert!(WINDOW_US > SLACK_US);
+/// "POST /pay"
+fn request(snapshot: &Snapshot, effect: &Effect<'_>) -> String {
+    let Some(place) = effect.place() else { return String::new() };
+    let failed = snapshot
+        .on::<RequestFailed>(place.gateway)
+        .rfind(|f| f.what.endpoint == place.endpoint && f.at_us() <= effect.during().at_us);
+    failed.map_or_else(
+        || "see the gateway's log".to_owned(),
+        |failed| format!("{} {}", failed.what.method, failed.what.path).trim().to_owned(),
+    )
+}
+
+/// No worker was seen to end: proof only where every end is seen.
+fn no_worker<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>, serving: Serving<'a>) -> Verdict<'a> {
+    let (host, at_us) = (serving.host, effect.during().at_us);
+    let sight = snapshot.part_sight(host, Source::Process, "connector", at_us);
+    match sight.seeing() {
+        Some(proof) => Verdict::RuledOut {
+            by: vec![proof],
+            text: format!("No process of {} ended around then.", serving.listener.owner()),
+        },
+        None => {
+            let told = format!("whether a worker of {} ended", serving.listener.owner());
+            let missing: Vec<Blind> = vec![blind(host, Source::Process, sight, &told)];
+            Verdict::Undecided { missing }
+        }
+    }
+}

@@ -14,6 +14,8 @@ use self::running::Master;
 use self::syntax::Problem;
 use self::version::{Build, Version};
 
+pub mod access_log;
+pub mod answers;
 pub mod attribute;
 pub mod config;
 pub mod error_log;
@@ -141,7 +143,7 @@ pub fn failed(
     let message::Meaning::Failed { phase, fault, status, last } = message::meaning(line) else {
         return None;
     };
-    let peer = error_log::peer(line.upstream);
+    let peer = &error_log::peer(line.upstream);
     let location = locate(line, config, peer);
     let pass = location.and_then(|location| pass_to(location, peer));
     let chosen = peer.starts_with("unix:") || peer.parse::<std::net::SocketAddr>().is_ok();
@@ -150,7 +152,7 @@ pub fn failed(
     let rewritten = location.is_none_or(|location| location.status_rewritten);
     let upstream = match (chosen, pass) {
         (true, pass) => pass.map_or("", |pass| pass.upstream.as_str()),
-        (false, _) => peer,
+        (false, _) => peer.as_str(),
     };
     Some(v1::RequestFailed {
         gateway: NAME.to_owned(),
@@ -159,7 +161,7 @@ pub fn failed(
             || format!("{}{}", if line.server == "_" { "" } else { line.server }, line.path),
             |location| location.route.clone(),
         ),
-        endpoint: if chosen { peer.to_owned() } else { String::new() },
+        endpoint: if chosen { peer.clone() } else { String::new() },
         upstream: upstream.to_owned(),
         phase: phase.into(),
         fault: fault.into(),
@@ -207,11 +209,11 @@ pub fn disabled(
     line: &error_log::ErrorLine<'_>,
     instance: &instance::Instance,
 ) -> v1::EndpointDisabled {
-    let peer = error_log::peer(line.upstream);
+    let peer = &error_log::peer(line.upstream);
     let location = locate(line, &instance.effective.config, peer);
     v1::EndpointDisabled {
         instance: instance.name.clone(),
-        endpoint: peer.to_owned(),
+        endpoint: peer.clone(),
         upstream: location
             .and_then(|location| pass_to(location, peer))
             .map(|pass| pass.upstream.clone())

@@ -15,9 +15,10 @@ use why502_proto::{Kind, v1};
 
 use super::frame::{self, Frame, Request};
 use super::header::{self, Blind, Headers};
+use super::kernel_line::KernelLines;
 use super::record::{FIELDS_MAX, Record, VALUE_MAX, text};
 use super::words::LastWords;
-use super::{message, patterns};
+use super::{kernel_line, message, patterns};
 use crate::clock::{self, Moment};
 
 /// How often the headers of the active files are looked at: a reader that is 25 ms late on average, for 20 short system
@@ -93,7 +94,8 @@ fn read(request: &Request, out: &mut impl Write) -> Result<std::convert::Infalli
         journal,
         out,
         boot: Id128::from_boot()?,
-        kernel: request.kernel,
+        kernel: request.kernel && kernel_line::are_ours(root),
+        kernel_lines: KernelLines::default(),
         words: LastWords::default(),
         unreadable: 0,
         moved: gap.is_some(),
@@ -142,32 +144,40 @@ fn open(root: &str) -> systemd::Result<Journal> {
 
 /// Goes to where the next record to read follows. Gives back a fact where records were lost on the way.
 fn seek(journal: &mut Journal, cursor: &str) -> systemd::Result<Option<v1::Fact>> {
-    let now = Moment::now();
-    if cursor.is_empty() || journal.seek_cursor(cursor).is_err() {
+    if cursor.is_empty() {
         to_tail(journal)?;
-        return Ok(
-            (!cursor.is_empty()).then(|| gap("its place in the journal was not valid", None))
-        );
+        return Ok(None);
+    }
+    let now = Moment::now();
+    let left = left_at(cursor).map(|us| now.at_realtime(us).boottime_us);
+    if journal.seek_cursor(cursor).is_err() {
+        to_tail(journal)?;
+        return Ok(Some(gap("its place in the journal was not valid", left)));
     }
     // libsystemd goes to the nearest record where the one of the cursor is gone, and does not say so.
-    let found = journal.next()? > 0 && journal.test_cursor(cursor)?;
-    let since_us = found.then(|| journal.timestamp_usec()).transpose()?;
-    let oldest_us = now.realtime_us - BACKLOG_MAX_US;
-    match since_us {
-        Some(us) if i64::try_from(us).unwrap_or(i64::MAX) < oldest_us => {
-            journal.seek_realtime_usec(u64::try_from(oldest_us).unwrap_or(0))?;
-            let since = now.at_realtime(i64::try_from(us).unwrap_or(0)).boottime_us;
-            Ok(Some(gap("it was away for more than an hour", Some(since))))
-        }
-        Some(_) => Ok(None),
-        None => {
-            // The record of the cursor is vacuumed away, and we stand at the one that follows the gap.
-            if journal.previous()? == 0 {
-                journal.seek_head()?;
-            }
-            Ok(Some(gap("records were removed before they were read", None)))
-        }
+    if journal.next()? == 0 {
+        to_tail(journal)?;
+        return Ok(Some(gap("records were removed before they were read", left)));
     }
+    let oldest_us = u64::try_from(now.realtime_us - BACKLOG_MAX_US).unwrap_or(0);
+    if journal.timestamp_usec()? < oldest_us {
+        journal.seek_realtime_usec(oldest_us)?;
+        return Ok(Some(gap("it was away for more than an hour", left)));
+    }
+    if journal.test_cursor(cursor)? {
+        return Ok(None);
+    }
+    // We stand at the record that follows the gap, and it is to be read.
+    if journal.previous()? == 0 {
+        journal.seek_head()?;
+    }
+    Ok(Some(gap("records were removed before they were read", left)))
+}
+
+/// When journald took in the record of a cursor: its part "t=", microseconds since 1970 in hexadecimal.
+fn left_at(cursor: &str) -> Option<i64> {
+    let time = cursor.split(';').find_map(|part| part.strip_prefix("t="))?;
+    i64::from_str_radix(time, 16).ok()
 }
 
 fn to_tail(journal: &mut Journal) -> systemd::Result<()> {
@@ -206,7 +216,9 @@ struct Reader<'a, W> {
     journal: Journal,
     out: &'a mut W,
     boot: Id128,
+    /// Read the kernel's lines too.
     kernel: bool,
+    kernel_lines: KernelLines,
     words: LastWords,
     /// Records that could not be read since it was last told.
     unreadable: u32,
@@ -324,7 +336,12 @@ impl<W: Write> Reader<'_, W> {
         if !self.kernel || self.data("_TRANSPORT")?.as_deref() != Some("kernel") {
             return Ok(Vec::new());
         }
-        Ok(Vec::new())
+        let (Some(at), Some(line)) = (self.moment()?, self.data("MESSAGE")?) else {
+            return Ok(Vec::new());
+        };
+        let Some(kind) = self.kernel_lines.fact(&line) else { return Ok(Vec::new()) };
+        let at = self.sent(at)?;
+        Ok(vec![fact(at, kind)])
     }
 
     /// One field of the record at hand.
@@ -386,5 +403,16 @@ impl<W: Write> Reader<'_, W> {
             self.wrote_at = Instant::now();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_cursor_tells_its_time() {
+        let cursor = "s=00;i=1700d;b=37d37f91;m=18e9b5f20;t=661069279ca48;x=3037097fbaf4c5ee";
+        assert_eq!(super::left_at(cursor), Some(0x6_6106_9279_ca48));
+        assert_eq!(super::left_at("s=1;t=zz"), None);
+        assert_eq!(super::left_at(""), None);
     }
 }

@@ -1,11 +1,11 @@
 //! The hosts, what each of them cannot see, and the facts of one.
 
 use askama::Template;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use why502_proto::v1;
 
 use super::{Chrome, ENTRIES_MAX, Moment};
-use crate::text::{moment, words};
+use crate::text::words;
 
 /// What a person looks back over; the API takes any time.
 const PERIODS: [&str; 4] = ["15m", "1h", "6h", "24h"];
@@ -44,7 +44,7 @@ pub(super) fn list(chrome: Chrome, hosts: &[v1::Host], now: Timestamp) -> ListPa
 
 fn card(host: &v1::Host, now: Timestamp) -> HostCard {
     let line = |source: &v1::HostSource| SourceLine {
-        name: source_name(source),
+        name: words::source(source),
         since: Moment::read(&source.since, now),
         reason: source.reason.clone(),
         grant: source.grant.clone(),
@@ -60,30 +60,12 @@ fn card(host: &v1::Host, now: Timestamp) -> HostCard {
         state: host.state.clone(),
         last_seen: Moment::read(&host.last_seen, now),
         agent: format!("{}, {}", host.agent_version, words::counted(host.facts, "fact")),
-        clock: clock(host),
+        clock: words::clock(host),
         stream: stream(host),
         system: if system.is_empty() { "not known".to_owned() } else { system.join(", Linux ") },
         addresses: host.addresses.clone(),
         blind: blind.into_iter().map(line).collect(),
         seeing: seeing.into_iter().map(line).collect(),
-    }
-}
-
-/// `journal`, or `gateway /var/log/nginx/error.log` for a part of one.
-pub(crate) fn source_name(source: &v1::HostSource) -> String {
-    let name = source.source.replace('_', " ");
-    if source.scope.is_empty() { name } else { format!("{name} {}", source.scope) }
-}
-
-/// `2 ms ahead of the collector (± 1 ms)`
-pub(crate) fn clock(host: &v1::Host) -> String {
-    let offset = SignedDuration::from_micros(host.clock_offset_us);
-    let tolerance = i64::try_from(host.clock_tolerance_us).unwrap_or(i64::MAX);
-    let tolerance = moment::span(SignedDuration::from_micros(tolerance));
-    match offset.as_millis() {
-        0 => format!("same as the collector's (± {tolerance})"),
-        1.. => format!("{} ahead of the collector's (± {tolerance})", moment::span(offset)),
-        _ => format!("{} behind the collector's (± {tolerance})", moment::span(offset)),
     }
 }
 

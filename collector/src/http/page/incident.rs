@@ -79,7 +79,10 @@ fn row(explanation: &v1::Explanation, now: Timestamp) -> Row {
         "proven" => "proven",
         _ => "likely",
     };
-    let status = if symptom.status == 0 { String::new() } else { format!(" {}", symptom.status) };
+    let status = match symptom.status {
+        0 => " failed".to_owned(),
+        status => format!(" answered {status}"),
+    };
     let count = if predicted {
         "nothing has failed yet, ".to_owned()
     } else {
@@ -112,6 +115,8 @@ pub(super) struct IncidentPage {
     row: Row,
     known: bool,
     summary: String,
+    /// Further routes on which it shows.
+    routes: Vec<String>,
     last: Option<Moment>,
     rests_on: String,
     check: String,
@@ -186,6 +191,7 @@ pub(super) fn page(
         row: row(of, now),
         known,
         summary: summary(of, &symptom, now).replace("->", "→"),
+        routes: of.routes.iter().filter(|route| **route != of.route).cloned().collect(),
         last: Moment::read(&symptom.last, now),
         rests_on,
         check: of.check.clone(),

@@ -86,14 +86,14 @@ fn runtime_named<'a>(servers: &[&'a Server]) -> Option<&'a Location> {
 
 /// Where a request for `path` ends: its location, or where `try_files` of that leads when the path looks like no file.
 fn reached<'a>(server: &'a Server, path: &str) -> Option<&'a Location> {
-    let location = find(&server.locations, path)?.0;
-    let (Some(fallback), true) = (&location.fallback, location.passes.is_empty()) else {
-        return Some(location);
+    let location = find(&server.locations, path).map(|at| at.0);
+    let fallback = match location {
+        Some(location) if !location.passes.is_empty() => return Some(location),
+        Some(location) => location.fallback.as_ref(),
+        None => server.fallback.as_ref(),
     };
-    let last = path.rsplit('/').next().unwrap_or("");
-    if last.contains('.') {
-        return Some(location);
-    }
+    let file = path.rsplit('/').next().unwrap_or("").contains('.');
+    let Some(fallback) = fallback.filter(|_| !file) else { return location };
     let target = if fallback.starts_with('@') {
         all(&server.locations)
             .into_iter()
@@ -101,7 +101,7 @@ fn reached<'a>(server: &'a Server, path: &str) -> Option<&'a Location> {
     } else {
         find(&server.locations, fallback.split(['?', '$']).next().unwrap_or("/")).map(|at| at.0)
     };
-    target.or(Some(location))
+    target.or(location)
 }
 
 /// The location for `path` among `locations`, and whether regexes of outer levels may still be asked.
@@ -163,4 +163,77 @@ pub fn normalized(path: &str) -> String {
     let directory = decoded.ends_with(['/']) || decoded.ends_with("/.") || decoded.ends_with("/..");
     let tail = if directory && !parts.is_empty() { "/" } else { "" };
     format!("/{}{tail}", parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::effective;
+    use super::super::syntax::parse;
+    use super::super::version::Version;
+    use super::*;
+
+    const CONFIG: &str = r"
+        http {
+            upstream pool { server 10.0.0.1:80; server 10.0.0.2:80; }
+            server {
+                listen 80; server_name shop.example;
+                location / { try_files $uri $uri/ /index.php?$args; }
+                location = /health { proxy_pass http://10.0.0.9:80; }
+                location /api { proxy_pass http://pool; location /api/deep { proxy_pass http://10.0.0.3:80; } }
+                location ^~ /api/raw/ { proxy_pass http://10.0.0.4:80; }
+                location ~ \.php$ { fastcgi_pass unix:/run/php.sock; }
+                location ~* \.JPG$ { proxy_pass http://10.0.0.5:80; }
+            }
+            server { listen 8080; server_name shop.example; location / { proxy_pass http://10.0.0.6:80; } }
+            server { listen 80; server_name run.example; location / { proxy_pass http://$host; } }
+        }";
+
+    #[track_caller]
+    fn check(server: &str, host: &str, path: &str, peer: &str, expected: &str) {
+        let (directives, _) = parse(CONFIG.as_bytes(), &"f".into());
+        let config = effective(&directives, Version::default(), "h");
+        let found = attribute(&config, Request { server, host, path, peer });
+        assert_eq!(found.map_or("", |location| location.route.as_str()), expected);
+    }
+
+    #[test]
+    fn by_path_as_nginx_chooses() {
+        check("shop.example", "shop.example", "/health", "", "shop.example=/health");
+        check("shop.example", "shop.example", "/api/x", "", "shop.example/api");
+        check("shop.example", "shop.example", "/api//deep/%61", "", "shop.example/api/deep");
+        check("shop.example", "shop.example", "/api/raw/a.php", "", "shop.example/api/raw/");
+        check("shop.example", "shop.example", "/api/x/../y.php", "", "shop.example~\\.php$");
+        check("shop.example", "shop.example", "/a.jpg", "", "shop.example~*\\.JPG$");
+        check("shop.example", "shop.example:8080", "/api", "", "shop.example:8080/");
+        check("other.example", "", "/", "", "");
+    }
+
+    #[test]
+    fn try_files_leads_on_unless_it_may_be_a_file() {
+        check("shop.example", "", "/hello-world/", "", "shop.example~\\.php$");
+        check("shop.example", "", "/style.css", "", "shop.example/");
+    }
+
+    #[test]
+    fn the_peer_decides() {
+        check("shop.example", "", "/style.css", "unix:/run/php.sock", "shop.example~\\.php$");
+        check("shop.example", "", "/api/x", "10.0.0.2:80", "shop.example/api");
+        check("shop.example", "", "/api/x", "pool", "shop.example/api");
+        check("shop.example", "", "/api/x", "10.0.0.6:80", "shop.example:8080/");
+        check("run.example", "", "/x", "10.9.9.9:80", "run.example/");
+    }
+
+    #[test]
+    fn paths_are_normalized() {
+        for (path, expected) in [
+            ("/a//b/./c", "/a/b/c"),
+            ("/a/%2e%2e/b/", "/b/"),
+            ("/../..", "/"),
+            ("", "/"),
+            ("/%zz%", "/%zz%"),
+            ("/%c3%a9", "/é"),
+        ] {
+            assert_eq!(normalized(path), expected);
+        }
+    }
 }

@@ -78,6 +78,8 @@ pub struct Server {
     pub stream: bool,
     /// In the order of the file.
     pub locations: Vec<Location>,
+    /// Where `try_files` outside of any location leads.
+    pub fallback: Option<String>,
     /// Statuses that it sends by itself (`return 503`), or may (`limit_req` that does not log).
     pub own_statuses: BTreeSet<u16>,
     /// Targets of the error logs in force in it.
@@ -258,7 +260,14 @@ impl Reader<'_> {
         let prefix = route_prefix(&server);
         own_statuses(block, &scope, &mut server.own_statuses);
         self.logs(&scope, &mut server);
+        server.fallback = fallback(&scope);
+        // A datagram has no connection that could be refused, and no listener that could be missing.
+        let datagrams =
+            scope.own("listen").iter().any(|listen| listen.args.iter().any(|a| a == "udp"));
         if self.stream {
+            if datagrams {
+                return;
+            }
             if let Some(pass) = self.passes(&scope).pop() {
                 server.locations.push(Location {
                     matcher: Matcher::Everything,
@@ -302,13 +311,12 @@ impl Reader<'_> {
             } else {
                 Vec::new()
             };
-            let fallback = scope.last("try_files").and_then(|files| files.args.last());
             locations.push(Location {
                 matcher,
                 route: format!("{prefix}{written}"),
                 passes: self.passes(&scope),
                 nested,
-                fallback: fallback.filter(|last| last.starts_with(['/', '@'])).cloned(),
+                fallback: fallback(&scope),
                 status_rewritten: rewrites_status(&scope),
             });
         }
@@ -379,6 +387,12 @@ impl Reader<'_> {
     fn problem(&mut self, place: &Place, text: &str) {
         self.config.problems.push(Problem { place: place.clone(), text: text.to_owned() });
     }
+}
+
+/// Where `try_files` leads in the end; it is not inherited.
+fn fallback(scope: &Scope<'_>) -> Option<String> {
+    let last = scope.own("try_files").last()?.args.last()?;
+    last.starts_with(['/', '@']).then(|| last.clone())
 }
 
 fn error_logs(scope: &Scope<'_>, config: &mut Config) {

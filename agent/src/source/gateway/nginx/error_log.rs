@@ -5,6 +5,8 @@
 //! parts are found from the left, each ending where nginx's own text must go on. nginx cuts a line at 2048 bytes: the
 //! last parts may be missing.
 
+use super::pass::plain;
+
 /// A line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ErrorLine<'a> {
@@ -126,12 +128,12 @@ fn stream_context<'a>(rest: &'a str, parsed: &mut ErrorLine<'a>) {
 
 /// The peer in "http://10.0.0.7:8080/uri", "fastcgi://unix:/run/php.sock:", "http://unix:/run/a.sock:/uri", and, where
 /// none was chosen, "http://backend/uri": an address, or the name of a group.
-pub fn peer(upstream: &str) -> &str {
+pub fn peer(upstream: &str) -> String {
     let rest = upstream.split_once("://").map_or(upstream, |(_, rest)| rest);
     if let Some(path) = rest.strip_prefix("unix:") {
-        return path.find(':').map_or(rest, |at| &rest[..at + "unix:".len()]);
+        return plain(path.find(':').map_or(rest, |at| &rest[..at + "unix:".len()]));
     }
-    rest.split(['/', '?']).next().unwrap_or("")
+    rest.split(['/', '?']).next().unwrap_or("").to_owned()
 }
 
 #[cfg(test)]

@@ -82,6 +82,7 @@ pub struct Peer {
 
 impl Peer {
     fn new(endpoint: String, place: Place) -> Self {
+        let endpoint = plain(&endpoint);
         let unix = endpoint.starts_with("unix:");
         let address = unix || endpoint.parse::<std::net::SocketAddr>().is_ok();
         Self {
@@ -328,6 +329,14 @@ fn assigned<'a>(name: &str, scope: &Scope<'a>, groups: &Groups<'a>) -> Vec<&'a s
     }
     values.extend(groups.maps.get(name).into_iter().flatten().copied());
     values
+}
+
+/// "unix:///run/a.sock" is "unix:/run/a.sock".
+pub fn plain(peer: &str) -> String {
+    match peer.strip_prefix("unix:") {
+        Some(path) if path.starts_with("//") => format!("unix:/{}", path.trim_start_matches('/')),
+        _ => peer.to_owned(),
+    }
 }
 
 /// "host:port" of "host:port/uri", "unix:/path" of "unix:/path:/uri".

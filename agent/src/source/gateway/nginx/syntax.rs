@@ -67,6 +67,8 @@ enum Token {
     Close,
     /// A word that cannot be read; its directive is lost.
     Broken,
+    /// The rest of a line that cannot be read; the next line is another directive.
+    BrokenLine,
 }
 
 struct Parser<'a> {
@@ -89,6 +91,10 @@ impl Parser<'_> {
             match token {
                 Token::Word(word) => words.push(word),
                 Token::Broken => broken = true,
+                Token::BrokenLine => {
+                    words.clear();
+                    broken = false;
+                }
                 Token::Close => {
                     if !words.is_empty() {
                         self.problem(begin, "directive is not terminated by \";\"");
@@ -209,7 +215,7 @@ impl Parser<'_> {
                     while self.peek().is_some_and(|byte| byte != b'\n') {
                         self.bump();
                     }
-                    return Token::Broken;
+                    return Token::BrokenLine;
                 }
                 Some(b'\\') => self.escape(&mut word),
                 Some(byte) if byte == quote => break,
@@ -394,7 +400,7 @@ mod tests {
             "s { listen 80\n}\nt { e f; }",
             "1 s\n3 t\n  3 e <f>\n! 1 directive is not terminated by \";\"",
         );
-        check("a \"b;\nc d;\ne f;\n", "3 e <f>\n! 1 quote is not closed");
+        check("a \"b;\nc d;\ne f;\n", "2 c <d>\n3 e <f>\n! 1 quote is not closed");
         check("a \"b\"c;\nd e;", "2 d <e>\n! 1 unexpected text after a closing quote");
         check("a { b c;", "1 a\n  1 b <c>\n! 1 block is not closed by \"}\"");
     }
