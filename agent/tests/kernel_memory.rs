@@ -104,11 +104,11 @@ fn an_oom_kill_is_told_by_the_counter_and_by_the_log() {
                 }
             }
             Kind::SourceBlinded(b) if b.source() == v1::Source::KernelLog => blind = true,
-            Kind::SourceSeeing(s) if s.source() == v1::Source::Listener && s.scope.is_empty() => {
-                if !told {
-                    told = true;
-                    writeln!(child.stdin.as_mut().unwrap()).unwrap();
-                }
+            Kind::SourceSeeing(s)
+                if s.source() == v1::Source::Listener && s.scope.is_empty() && !told =>
+            {
+                told = true;
+                writeln!(child.stdin.as_mut().unwrap()).unwrap();
             }
             _ => {}
         }

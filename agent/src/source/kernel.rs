@@ -18,6 +18,7 @@ use crate::observe::Observer;
 use crate::source::{Interest, Roots};
 
 mod connector;
+mod exit;
 mod facts;
 pub(super) mod kmsg;
 mod listener;
@@ -29,6 +30,7 @@ mod owner;
 mod pidfds;
 mod proc_file;
 mod process;
+mod quota;
 mod sock_diag;
 mod stall;
 mod thread_state;
@@ -40,6 +42,7 @@ mod watch_memory;
 mod watch_namespace;
 mod watch_pressure;
 mod watch_process;
+mod watch_scan;
 mod watch_stall;
 mod watch_unix_path;
 

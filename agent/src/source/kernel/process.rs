@@ -9,8 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use why502_proto::{Kind, v1};
 
+use super::exit::{Ending, exited};
 use super::facts::Facts;
 use super::proc_file::Stat;
+use super::quota::Quota;
 use crate::source::cgroup::Membership;
 
 /// Processes kept at once, some 300 B each. A fork storm beyond it loses the youngest, and a scan finds what stays.
@@ -53,16 +55,6 @@ impl Process {
     fn has_workers(&self) -> bool {
         self.owns && home(&self.member).is_empty() && !self.member.path.ends_with("/init.scope")
     }
-}
-
-/// How a process ended, and who saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ending {
-    /// As wait(2) gives it. `None`: nobody could tell.
-    pub(super) code: Option<u32>,
-    pub(super) witness: v1::Witness,
-    /// Boot time of the end.
-    pub(super) at_us: u64,
 }
 
 /// All processes that matter or may come to.
@@ -399,69 +391,9 @@ impl Processes {
     }
 }
 
-/// The fact of an exit.
-pub(super) fn exited(
-    process: &Process,
-    ending: Ending,
-    listeners: Vec<String>,
-) -> v1::ProcessExited {
-    let signal = ending.code.map(|code| code & 0x7f).filter(|&signal| signal != 0);
-    v1::ProcessExited {
-        pid: process.pid,
-        ppid: process.ppid,
-        unit: process.member.unit.clone(),
-        container: process.member.container.clone(),
-        comm: process.comm.clone(),
-        started_us: process.started_us,
-        status: ending.code.filter(|_| signal.is_none()).map(|code| code >> 8 & 0xff),
-        signal,
-        core: ending.code.is_some_and(|code| code & 0x80 != 0),
-        lifetime_ms: Some(ending.at_us.saturating_sub(process.started_us) / 1000),
-        main: process.main,
-        listeners,
-        witness: ending.witness.into(),
-    }
-}
-
 /// What binds processes together: the unit, or the container.
 fn home(member: &Membership) -> &str {
     if member.unit.is_empty() { &member.container } else { &member.unit }
-}
-
-/// So many in a second, and a count of the rest.
-#[derive(Debug)]
-struct Quota {
-    per_second_max: u32,
-    second: u64,
-    taken: u32,
-    left_out: u64,
-}
-
-impl Quota {
-    fn new(per_second_max: u32) -> Self {
-        Self { per_second_max, second: 0, taken: 0, left_out: 0 }
-    }
-
-    fn take(&mut self, now_us: u64) -> bool {
-        let second = now_us / 1_000_000;
-        if second != self.second {
-            (self.second, self.taken) = (second, 0);
-        }
-        if self.taken >= self.per_second_max {
-            self.leave_out();
-            return false;
-        }
-        self.taken += 1;
-        true
-    }
-
-    fn leave_out(&mut self) {
-        self.left_out += 1;
-    }
-
-    fn take_left_out(&mut self) -> u64 {
-        std::mem::take(&mut self.left_out)
-    }
 }
 
 #[cfg(test)]

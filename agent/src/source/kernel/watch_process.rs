@@ -3,28 +3,18 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::inotify;
 use rustix::thread::CapabilitySet;
 use why502_proto::{Kind, v1};
 
 use super::connector::{Connector, ProcEvent};
+use super::exit::{Ending, exited};
 use super::pidfds::Told;
 use super::proc_file;
-use super::process::{Ending, exited};
 use super::thread_state::{Kernel, Task, Token};
 use crate::source::cgroup::Membership;
 
-/// The net below the events: all of /proc. Reads only names where nothing is new.
-const SCAN_US: u64 = 30_000_000;
 /// Where the connector is silent: have pids been given out?
-const NEW_PIDS_US: u64 = 1_000_000;
-/// New pids are looked at a second time so soon.
-const YOUNG_US: u64 = 30_000;
-/// Where systemd makes the cgroups of services: v2, v1, and v2 beside v1.
-const SLICES: [&str; 3] =
-    ["fs/cgroup/system.slice", "fs/cgroup/systemd/system.slice", "fs/cgroup/unified/system.slice"];
-/// New pids looked at one by one; beyond it a scan is cheaper.
-const NEW_PIDS_MAX: u32 = 256;
+pub(super) const NEW_PIDS_US: u64 = 1_000_000;
 /// Events taken before other things get their turn.
 const EVENTS_MAX: usize = 2048;
 /// Forks in one wake-up of which /proc is read, some 15 us each; in a storm the parent's record must do.
@@ -34,22 +24,22 @@ const LEFT_OUT_OVER_US: u64 = 2_000_000;
 /// The connector is tried again after it was refused: a capability may have been granted with a new user.
 const RETRY_US: u64 = 300_000_000;
 /// A listener is not opened by the exec but some milliseconds after it.
-const LOOK_AFTER_START_US: u64 = 20_000;
+pub(super) const LOOK_AFTER_START_US: u64 = 20_000;
 
 /// What is known about how well processes are seen.
 #[derive(Debug, Default)]
 pub(super) struct Sight {
     /// Pids that cannot come to matter, from the last scan.
-    ignored: BTreeSet<u32>,
-    last_pid: u32,
+    pub(super) ignored: BTreeSet<u32>,
+    pub(super) last_pid: u32,
     /// Events were lost at this boot time.
     overrun_us: Option<u64>,
     /// When starts and exits were left out last.
     left_out_us: Option<u64>,
     /// New pids that did not matter at the first look: systemd may not have moved them yet.
-    young: Vec<u32>,
+    pub(super) young: Vec<u32>,
     /// Tells of new cgroups where the connector is silent.
-    slices: Option<OwnedFd>,
+    pub(super) slices: Option<OwnedFd>,
     /// Pids that were started lately: who opens a listener is mostly one of them.
     pub(super) recent: std::collections::VecDeque<u32>,
 }
@@ -58,7 +48,7 @@ pub(super) struct Sight {
 const RECENT_MAX: usize = 64;
 
 impl Sight {
-    fn started(&mut self, pid: u32) {
+    pub(super) fn started(&mut self, pid: u32) {
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
         }
@@ -106,30 +96,6 @@ impl Kernel<'_> {
         self.watch_slices();
         self.plan(Task::NewPids, NEW_PIDS_US);
         self.plan(Task::Retry, RETRY_US);
-    }
-
-    /// systemd makes a cgroup for every service that it starts: notice enough to look for its processes.
-    fn watch_slices(&mut self) {
-        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
-        let Ok(fd) = inotify::init(flags) else { return };
-        for slice in SLICES {
-            let flags = inotify::WatchFlags::CREATE | inotify::WatchFlags::ONLYDIR;
-            // Only one of them is there.
-            let _ = inotify::add_watch(&fd, self.roots.sys.join(slice), flags);
-        }
-        if self.add(&fd, Token::Slices).is_ok() {
-            self.sight.slices = Some(fd);
-        }
-    }
-
-    pub(super) fn slices_woken(&mut self) {
-        if let Some(fd) = &self.sight.slices {
-            let mut buffer = [0u8; 4096];
-            while rustix::io::read(fd, &mut buffer).is_ok_and(|length| length == buffer.len()) {}
-        }
-        self.plan(Task::NewPids, 0);
-        self.looks.after_start();
-        self.plan(Task::Listeners, LOOK_AFTER_START_US);
     }
 
     /// Tries again for what was refused.
@@ -277,7 +243,7 @@ impl Kernel<'_> {
     }
 
     /// The end of a process, by whatever witness.
-    fn process_ended(
+    pub(super) fn process_ended(
         &mut self,
         pid: u32,
         code: Option<u32>,
@@ -341,7 +307,7 @@ impl Kernel<'_> {
     }
 
     /// Reads a process that was not seen before, or that runs another program now.
-    fn read_process(&mut self, pid: u32, witness: v1::Witness) -> bool {
+    pub(super) fn read_process(&mut self, pid: u32, witness: v1::Witness) -> bool {
         let proc = &self.roots.proc;
         let (Ok(stat), Ok(member)) = (proc_file::stat(proc, pid), proc_file::member(proc, pid))
         else {
@@ -368,71 +334,6 @@ impl Kernel<'_> {
         let Ok(stat) = proc_file::stat(proc, pid) else { return };
         let member = proc_file::member(proc, pid).unwrap_or_else(|_| Membership::default());
         self.processes.owns(pid, &stat, &member, &mut self.facts);
-    }
-
-    /// Compares what is known with all of /proc.
-    pub(super) fn scan_processes(&mut self) {
-        self.plan(Task::Scan, SCAN_US);
-        let Ok(pids) = proc_file::pids(&self.roots.proc) else {
-            self.flush();
-            let reason = format!("cannot list {}", self.roots.proc.display());
-            self.observer.blinded(v1::Source::Process, "", &reason, "mount /proc");
-            return;
-        };
-        let mut ignored = BTreeSet::new();
-        for &pid in &pids {
-            if self.sight.ignored.contains(&pid) || !self.read_process(pid, v1::Witness::Scan) {
-                ignored.insert(pid);
-            }
-        }
-        self.sight.ignored = ignored;
-        self.sight.last_pid = proc_file::last_pid(&self.roots.proc).unwrap_or(0);
-        let gone: Vec<u32> = self
-            .processes
-            .iter()
-            .map(|process| process.pid)
-            .filter(|pid| pids.binary_search(pid).is_err() || self.is_zombie(*pid))
-            .filter(|pid| !self.pidfds.is_watched(*pid))
-            .collect();
-        for pid in gone {
-            let code = proc_file::stat(&self.roots.proc, pid).ok().map(|stat| stat.exit_code);
-            let code = code.filter(|&code| code != 0);
-            self.process_ended(pid, code, v1::Witness::Scan, self.facts.now_us());
-        }
-    }
-
-    fn is_zombie(&self, pid: u32) -> bool {
-        proc_file::stat(&self.roots.proc, pid)
-            .is_ok_and(|stat| stat.state == b'Z' && stat.threads <= 1)
-    }
-
-    /// Where the connector is silent: looks at the pids that were given out since the last look.
-    pub(super) fn look_for_new_pids(&mut self) {
-        self.plan(Task::NewPids, NEW_PIDS_US);
-        for pid in std::mem::take(&mut self.sight.young) {
-            self.read_process(pid, v1::Witness::Scan);
-        }
-        let Some(last) = proc_file::last_pid(&self.roots.proc) else { return };
-        let known = std::mem::replace(&mut self.sight.last_pid, last);
-        if last == known {
-            return;
-        }
-        if last < known || last - known > NEW_PIDS_MAX {
-            // Wrapped around, or a great many: pids that were ignored may be others now.
-            self.sight.ignored.clear();
-            self.scan_processes();
-            return;
-        }
-        for pid in known + 1..=last {
-            self.sight.ignored.remove(&pid);
-            self.sight.started(pid);
-            if !self.read_process(pid, v1::Witness::Scan) {
-                self.sight.young.push(pid);
-            }
-        }
-        if !self.sight.young.is_empty() {
-            self.plan(Task::NewPids, YOUNG_US);
-        }
     }
 }
 
