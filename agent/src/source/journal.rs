@@ -1,7 +1,7 @@
 //! What the journal says: systemd's own messages by MESSAGE_ID, crashes, and what app servers write about themselves.
 //!
-//! The journal gives the words, other sources the speed. It is read in a child process, which may die or hang: the parent
-//! starts it anew at the place up to which it had everything, and says for how long it was blind.
+//! The journal gives the words, other sources the speed. It is read in a child process, which may die or hang: the
+//! parent starts it anew at the place up to which it had everything, and says for how long it was blind.
 //! See systemd.journal-fields(7).
 
 use std::ffi::OsString;
@@ -19,6 +19,7 @@ use crate::source::Roots;
 
 mod frame;
 mod header;
+mod kernel_line;
 mod message;
 pub mod patterns;
 mod reader;

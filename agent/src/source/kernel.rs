@@ -19,7 +19,7 @@ use crate::source::{Interest, Roots};
 
 mod connector;
 mod facts;
-mod kmsg;
+pub(super) mod kmsg;
 mod listener;
 mod memory;
 mod memory_file;
@@ -38,6 +38,7 @@ mod watch_kmsg;
 mod watch_listener;
 mod watch_memory;
 mod watch_namespace;
+mod watch_pressure;
 mod watch_process;
 mod watch_stall;
 mod watch_unix_path;

@@ -1,8 +1,8 @@
 //! Whether a journal file has grown, without waiting for journald to say so.
 //!
-//! journald tells its readers 0.25 to 0.45 s after it wrote a record, but the number of entries in the header of the file
-//! changes at once: eight bytes to read instead of a wait. Layout: `struct Header` of systemd's journal-def.h, a
-//! stable on-disk format.
+//! journald tells its readers 0.25 to 0.45 s after it wrote a record, but the number of entries in the header of the
+//! file changes at once: eight bytes to read instead of a wait. Layout: `struct Header` of systemd's journal-def.h,
+//! a stable on-disk format.
 
 use std::fs::{self, File};
 use std::io;

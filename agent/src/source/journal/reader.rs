@@ -15,9 +15,10 @@ use why502_proto::{Kind, v1};
 
 use super::frame::{self, Frame, Request};
 use super::header::{self, Blind, Headers};
+use super::kernel_line::KernelLines;
 use super::record::{FIELDS_MAX, Record, VALUE_MAX, text};
 use super::words::LastWords;
-use super::{message, patterns};
+use super::{kernel_line, message, patterns};
 use crate::clock::{self, Moment};
 
 /// How often the headers of the active files are looked at: a reader that is 25 ms late on average, for 20 short system
@@ -93,7 +94,8 @@ fn read(request: &Request, out: &mut impl Write) -> Result<std::convert::Infalli
         journal,
         out,
         boot: Id128::from_boot()?,
-        kernel: request.kernel,
+        kernel: request.kernel && kernel_line::are_ours(root),
+        kernel_lines: KernelLines::default(),
         words: LastWords::default(),
         unreadable: 0,
         moved: gap.is_some(),
@@ -214,7 +216,9 @@ struct Reader<'a, W> {
     journal: Journal,
     out: &'a mut W,
     boot: Id128,
+    /// Read the kernel's lines too.
     kernel: bool,
+    kernel_lines: KernelLines,
     words: LastWords,
     /// Records that could not be read since it was last told.
     unreadable: u32,
@@ -332,7 +336,12 @@ impl<W: Write> Reader<'_, W> {
         if !self.kernel || self.data("_TRANSPORT")?.as_deref() != Some("kernel") {
             return Ok(Vec::new());
         }
-        Ok(Vec::new())
+        let (Some(at), Some(line)) = (self.moment()?, self.data("MESSAGE")?) else {
+            return Ok(Vec::new());
+        };
+        let Some(kind) = self.kernel_lines.fact(&line) else { return Ok(Vec::new()) };
+        let at = self.sent(at)?;
+        Ok(vec![fact(at, kind)])
     }
 
     /// One field of the record at hand.

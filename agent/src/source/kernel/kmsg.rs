@@ -3,7 +3,7 @@
 
 /// What a line of the kernel log says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub(in crate::source) enum Line {
     /// `oom-kill:constraint=...`: whose limit, and whose process.
     OomChosen(Chosen),
     /// `Memory cgroup out of memory: Killed process ...`, `Out of memory: Killed process ...`.
@@ -14,12 +14,12 @@ pub(super) enum Line {
 
 /// The summary line of the out-of-memory killer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Chosen {
-    pub(super) pid: u32,
+pub(in crate::source) struct Chosen {
+    pub(in crate::source) pid: u32,
     /// The cgroup whose limit was met; empty for the whole host.
-    pub(super) limit_cgroup: String,
+    pub(in crate::source) limit_cgroup: String,
     /// The victim's.
-    pub(super) cgroup: String,
+    pub(in crate::source) cgroup: String,
 }
 
 const SIGILL: u32 = 4;
@@ -58,7 +58,7 @@ fn unescaped(text: &[u8]) -> String {
 }
 
 /// What a line says, if it is one of those that matter.
-pub(super) fn parse(text: &str) -> Option<Line> {
+pub(in crate::source) fn parse(text: &str) -> Option<Line> {
     if let Some(fields) = text.strip_prefix("oom-kill:") {
         return chosen(fields).map(Line::OomChosen);
     }

@@ -218,20 +218,16 @@ impl Bus {
         reply.body().deserialize().map_err(failed)
     }
 
-    /// Hands systemd's signals on, with the moment at which they came, until the connection ends. Must run all the time: zbus stalls without.
+    /// Hands systemd's signals on, with the moment at which they came, until the connection ends. Must run all the
+    /// time: zbus stalls without.
     pub(super) async fn pump(&self, signals: mpsc::Sender<(Moment, Signal)>) -> BusError {
         let mut messages = MessageStream::from(&self.connection);
         while let Some(message) = messages.next().await {
             let Ok(message) = message else { return BusError::Ended };
-            match self.decode(&message) {
-                Some(Decoded::OwnerChanged) => return BusError::Ended,
-                Some(Decoded::Signal(signal)) => {
-                    let queued = signals.try_send((Moment::now(), signal));
-                    if queued.is_err() {
-                        return BusError::Overrun;
-                    }
-                }
-                None => {}
+            let Some(decoded) = self.decode(&message) else { continue };
+            let Decoded::Signal(signal) = decoded else { return BusError::Ended };
+            if signals.try_send((Moment::now(), signal)).is_err() {
+                return BusError::Overrun;
             }
         }
         BusError::Ended
