@@ -5,18 +5,18 @@
 //! share: [`tail`] follows logs, [`failures`] gathers what they tell.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use why502_proto::{Kind, v1};
 
-use self::logs::{Access, Logs, Wanted};
-use self::nginx::access_log::Format;
+use self::logs::{Access, Logs};
 use self::nginx::answers::{self, Complaints};
 use self::nginx::error_log::{self, ErrorLine};
 use self::nginx::instance::Instance;
+use self::nginx::log_files;
 use self::nginx::message::{Meaning, meaning};
 use self::nginx::running::{self, Finder};
 use self::nginx::version::Build;
@@ -221,8 +221,8 @@ impl<T: Fn(Interest)> Gateways<T> {
         let (mut wanted, mut blind) = (BTreeMap::new(), BTreeMap::new());
         self.dark.clear();
         for instance in self.instances.values() {
-            access_logs(instance, &mut wanted);
-            if error_logs(instance, &mut wanted, &mut blind) {
+            log_files::access_logs(instance, &mut wanted);
+            if log_files::error_logs(instance, &mut wanted, &mut blind) {
                 self.dark.insert(instance.name.clone());
             }
             let name = instance.name.clone();
@@ -370,59 +370,6 @@ impl<T: Fn(Interest)> Gateways<T> {
             Meaning::OwnAnswer | Meaning::Nothing => {}
         }
     }
-}
-
-/// Adds the access logs of an instance that are files and whose format is known.
-fn access_logs(instance: &Instance, wanted: &mut BTreeMap<PathBuf, Wanted>) {
-    let config = &instance.effective.config;
-    for (target, log) in &config.access_logs {
-        let paths = &instance.paths;
-        let path = nginx::log_path(target, &paths.access_log, &paths.prefix);
-        let format = match config.log_formats.get(&log.format) {
-            Some(format) => Format::new(format),
-            None if log.format == "combined" => Format::combined(),
-            None => continue,
-        };
-        if let Ok(path) = path.map_err(drop)
-            && path != Path::new("/dev/null")
-        {
-            let access = Some(Access { format, servers: log.servers.clone() });
-            wanted.insert(path, Wanted { instance: instance.name.clone(), access });
-        }
-    }
-}
-
-/// Adds the error logs of an instance that can be followed, and why others cannot. `true`: there are others.
-fn error_logs(
-    instance: &Instance,
-    wanted: &mut BTreeMap<PathBuf, Wanted>,
-    blind: &mut BTreeMap<String, String>,
-) -> bool {
-    let (mut dark, mut files) = (false, false);
-    let logs = &instance.effective.config.error_logs;
-    // Sorted so that the compiled-in one, which is named "", comes first: it matters only where there is no other.
-    for log in logs.iter().rev() {
-        let paths = &instance.paths;
-        match nginx::log_path(&log.target, &paths.error_log, &paths.prefix) {
-            Ok(path) if path == Path::new("/dev/null") || !log.errors => {
-                let reason = "failed requests are not logged here";
-                blind.insert(path.to_string_lossy().into_owned(), reason.to_owned());
-                dark = true;
-            }
-            Ok(path) => {
-                let instance = instance.name.clone();
-                wanted.insert(path, Wanted { instance, access: None });
-                files = true;
-            }
-            Err(_) if log.target.is_empty() && files => {}
-            Err(place) => {
-                let reason = format!("the error log goes to {place}");
-                blind.insert(format!("error_log of {}", instance.name), reason);
-                dark = true;
-            }
-        }
-    }
-    dark
 }
 
 /// When the boot clock shows `due_us`.

@@ -21,9 +21,11 @@ pub mod config;
 pub mod error_log;
 pub mod instance;
 pub mod load;
+pub mod log_files;
 pub mod message;
 pub mod pass;
 pub mod running;
+pub mod scope;
 pub mod syntax;
 pub mod version;
 

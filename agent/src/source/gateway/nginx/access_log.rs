@@ -214,6 +214,23 @@ mod tests {
     }
 
     #[test]
+    fn combined_with_upstream_behind_it() {
+        let format = format(
+            "$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent upstream=$upstream_addr \
+             upstream_status=$upstream_status upstream_time=$upstream_response_time",
+            false,
+        );
+        let line = "10.98.0.9 - - [24/Nov/2026:13:46:09 +0000] \"GET / HTTP/1.1\" 502 5 upstream=10.98.0.2:8000 \
+                    upstream_status=502 upstream_time=0.001";
+        let read = format.read(line).unwrap();
+        assert_eq!(
+            (read.upstream_status, read.header, read.response_ms),
+            (Some(502), None, Some(1))
+        );
+        assert_eq!((read.peer.as_deref(), read.path.as_str()), (Some("10.98.0.2:8000"), "/"));
+    }
+
+    #[test]
     fn json_with_escaped_quotes() {
         let format = format(
             r#"{"m":"$msec","ua":"$http_user_agent","r":"$request_uri","s":$status,"a":"$upstream_addr"}"#,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use why502_proto::v1::Protocol;
 
-use super::config::Scope;
+use super::scope::Scope;
 use super::syntax::{Directive, Place, Problem};
 use super::version::Version;
 

@@ -1,0 +1,61 @@
+//! Which files an instance logs to, and which of its logs are no files.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::access_log::Format;
+use super::instance::Instance;
+use crate::source::gateway::logs::{Access, Wanted};
+
+/// Adds the access logs of an instance that are files and whose format is known.
+pub fn access_logs(instance: &Instance, wanted: &mut BTreeMap<PathBuf, Wanted>) {
+    let config = &instance.effective.config;
+    for (target, log) in &config.access_logs {
+        let paths = &instance.paths;
+        let path = super::log_path(target, &paths.access_log, &paths.prefix);
+        let format = match config.log_formats.get(&log.format) {
+            Some(format) => Format::new(format),
+            None if log.format == "combined" => Format::combined(),
+            None => continue,
+        };
+        if let Ok(path) = path.map_err(drop)
+            && path != Path::new("/dev/null")
+        {
+            let access = Some(Access { format, servers: log.servers.clone() });
+            wanted.insert(path, Wanted { instance: instance.name.clone(), access });
+        }
+    }
+}
+
+/// Adds the error logs of an instance that can be followed, and why others cannot. `true`: there are others.
+pub fn error_logs(
+    instance: &Instance,
+    wanted: &mut BTreeMap<PathBuf, Wanted>,
+    blind: &mut BTreeMap<String, String>,
+) -> bool {
+    let (mut dark, mut files) = (false, false);
+    let logs = &instance.effective.config.error_logs;
+    // Sorted so that the compiled-in one, which is named "", comes first: it matters only where there is no other.
+    for log in logs.iter().rev() {
+        let paths = &instance.paths;
+        match super::log_path(&log.target, &paths.error_log, &paths.prefix) {
+            Ok(path) if path == Path::new("/dev/null") || !log.errors => {
+                let reason = "failed requests are not logged here";
+                blind.insert(path.to_string_lossy().into_owned(), reason.to_owned());
+                dark = true;
+            }
+            Ok(path) => {
+                let instance = instance.name.clone();
+                wanted.insert(path, Wanted { instance, access: None });
+                files = true;
+            }
+            Err(_) if log.target.is_empty() && files => {}
+            Err(place) => {
+                let reason = format!("the error log goes to {place}");
+                blind.insert(format!("error_log of {}", instance.name), reason);
+                dark = true;
+            }
+        }
+    }
+    dark
+}
