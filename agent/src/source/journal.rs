@@ -22,6 +22,7 @@ mod header;
 mod kernel_line;
 mod message;
 pub mod patterns;
+mod place;
 mod reader;
 mod record;
 mod words;
