@@ -52,14 +52,27 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is no configuration; the source has line and column.
-    #[error("{} is not a configuration of why502-agent", path.display())]
+    /// The file is no configuration.
+    #[error("{}:{line}:{column}: {reason}", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Why, and where.
-        source: toml::de::Error,
+        /// Where in it, from 1.
+        line: usize,
+        /// Where in the line, from 1.
+        column: usize,
+        /// What is wrong, and the known key that is nearest.
+        reason: String,
     },
+    /// The address is no URL.
+    #[error("{url:?} is not an address like http://127.0.0.1:8502")]
+    Url {
+        /// What was given.
+        url: String,
+    },
+    /// One half of an identity.
+    #[error("tls-cert and tls-key belong together: set both, or neither")]
+    HalfIdentity,
     /// Plaintext to another machine.
     #[error(
         "{url} would send facts in plain text to another machine: use https:// with tls-ca, tls-cert and tls-key, or \
@@ -88,8 +101,7 @@ impl Config {
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         let path = file.unwrap_or(Path::new(DEFAULT_FILE));
         match std::fs::read_to_string(path) {
-            Ok(text) => toml::from_str(&text)
-                .map_err(|source| ConfigError::Parse { path: path.to_owned(), source }),
+            Ok(text) => toml::from_str(&text).map_err(|error| parse_error(path, &text, &error)),
             Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
                 Ok(Self::default())
             }
@@ -109,6 +121,12 @@ impl Config {
     /// If the address is plain text beyond loopback, or TLS without certificates.
     pub fn check_transport(&self) -> Result<(), ConfigError> {
         let url = self.collector.clone();
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            return Err(ConfigError::Url { url });
+        }
+        if self.tls_cert.as_os_str().is_empty() != self.tls_key.as_os_str().is_empty() {
+            return Err(ConfigError::HalfIdentity);
+        }
         if url.starts_with("https://") {
             let missing = self.tls_ca.as_os_str().is_empty();
             return if missing { Err(ConfigError::NoCertificates { url }) } else { Ok(()) };
@@ -144,6 +162,46 @@ impl Config {
     }
 }
 
+fn parse_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let at = error.span().map_or(0, |span| span.start.min(text.len()));
+    let before = text.get(..at).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    let mut reason = error.message().to_owned();
+    // The list of all keys says less than the one that was meant.
+    if let Some(key) =
+        reason.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next())
+    {
+        reason = match nearest(key) {
+            Some(known) => format!("unknown key `{key}`; did you mean `{known}`?"),
+            None => format!("unknown key `{key}`; the known ones are in the packaged agent.toml"),
+        };
+    }
+    ConfigError::Parse { path: path.to_owned(), line, column, reason }
+}
+
+/// The known key that is at most three edits away.
+fn nearest(key: &str) -> Option<String> {
+    let known = toml::Table::try_from(Config::default()).ok()?;
+    let by_distance = known.keys().map(|known| (edits(key, known), known.clone()));
+    by_distance.min().filter(|(edits, _)| *edits <= 3).map(|(_, known)| known)
+}
+
+/// Levenshtein distance.
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = corner + usize::from(x != y);
+            corner = row[j + 1];
+            row[j + 1] = replaced.min(corner + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
 fn is_loopback(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or(rest);
@@ -165,9 +223,21 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_named_with_its_place() {
-        let error = toml::from_str::<Config>("\ncolector = 'x'").unwrap_err().to_string();
-        assert!(error.contains("line 2") && error.contains("`collector`"), "{error}");
+    fn errors_name_the_place_and_the_key_that_was_meant() {
+        #[track_caller]
+        fn check(text: &str, expected: &str) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("agent.toml");
+            std::fs::write(&path, text).unwrap();
+            let error = Config::load(Some(&path)).unwrap_err().to_string();
+            assert_eq!(error.strip_prefix(&path.display().to_string()).unwrap(), expected);
+        }
+        check("\ncolector = 'x'", ":2:1: unknown key `colector`; did you mean `collector`?");
+        check("tls_ca = 'x'", ":1:1: unknown key `tls_ca`; did you mean `tls-ca`?");
+        let nothing_like_it =
+            "unknown key `elephants`; the known ones are in the packaged agent.toml";
+        check("host = 'a'\n  elephants = 1", &format!(":2:3: {nothing_like_it}"));
+        check("spool-max-mib = 'x'", ":1:17: invalid type: string \"x\", expected u64");
     }
 
     #[test]
@@ -180,5 +250,8 @@ mod tests {
         assert!(matches!(check("http://10.0.0.1:8502"), Err(ConfigError::Plaintext { .. })));
         assert!(matches!(check("http://127.0.0.1.evil:8502"), Err(ConfigError::Plaintext { .. })));
         assert!(matches!(check("https://c:8502"), Err(ConfigError::NoCertificates { .. })));
+        assert!(matches!(check("10.0.0.1:8502"), Err(ConfigError::Url { .. })));
+        let half = Config { tls_cert: "/a".into(), ..Config::default() };
+        assert!(matches!(half.check_transport(), Err(ConfigError::HalfIdentity)));
     }
 }

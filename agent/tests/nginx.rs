@@ -1,6 +1,6 @@
 //! The gateway source beside a real nginx: what it declares, and what a failed request looks like.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail that way")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "nginx/lab.rs"]
 #[expect(unreachable_pub, reason = "a module of the test")]
@@ -134,4 +134,91 @@ fn peer(answer: &'static [u8]) -> u16 {
         }
     });
     port
+}
+
+#[test]
+fn a_relayed_503_is_told_from_one_of_nginx_and_recovery_is_counted() {
+    let (sick, dead) = (peer(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"), free_port());
+    let nginx = Nginx::start(&format!(
+        "server {{ listen 127.0.0.1:PORT; server_name shop.example;
+           location /sick {{ proxy_pass http://127.0.0.1:{sick}; }}
+           location /dead {{ proxy_pass http://127.0.0.1:{dead}; }}
+           location /own {{ return 503; }}
+         }}"
+    ));
+    watched(&nginx.instance(), Marks::new(), async |facts| {
+        facts.wait(|text| text.starts_with("source_seeing") && text.contains("access.log")).await;
+        facts.wait(|text| text.starts_with("source_seeing") && text.contains("error.log")).await;
+        nginx.get("/dead");
+        let counts = facts.wait(|text| text.starts_with("request_counts")).await;
+        assert!(counts.contains("/dead"), "{counts}");
+        assert!(counts.contains("server_error=1 bad_gateway=1"), "{counts}");
+
+        // The server says `return 503` elsewhere, so a 503 proves nothing here.
+        nginx.get("/sick");
+        let counts =
+            facts.wait(|text| text.starts_with("request_counts") && text.contains("/sick")).await;
+        assert!(!counts.contains("relayed"), "{counts}");
+
+        nginx.reload(&format!(
+            "log_format full escape=json '{{\"r\":\"$request\",\"s\":$status,\"a\":\"$upstream_addr\",\
+             \"u\":\"$upstream_status\",\"h\":\"$upstream_header_time\",\"t\":\"$upstream_response_time\"}}';
+             server {{ listen 127.0.0.1:PORT; server_name shop.example; access_log DIR/full.log full;
+               location /sick {{ proxy_pass http://127.0.0.1:{sick}; }} }}"
+        ));
+        facts.wait(|text| text.starts_with("gateway_reloaded")).await;
+        facts.wait(|text| text.starts_with("source_seeing") && text.contains("full.log")).await;
+        nginx.get("/sick?x=1");
+        let failed =
+            facts.wait(|text| text.starts_with("request_failed") && text.contains("/sick")).await;
+        assert!(failed.contains(&format!("endpoint=127.0.0.1:{sick}")), "{failed}");
+        assert!(
+            failed.contains("phase=header fault=relayed status=503 method=GET path=/sick"),
+            "{failed}"
+        );
+        let counts = facts
+            .wait(|text| text.starts_with("request_counts") && text.contains("relayed=1"))
+            .await;
+        assert!(counts.contains("unavailable=1"), "{counts}");
+    });
+}
+
+#[test]
+fn combined_format_and_silence_of_the_error_log_tell_relayed() {
+    let sick = peer(b"HTTP/1.1 502 Sick\r\nContent-Length: 0\r\n\r\n");
+    let http = format!(
+        "server {{ listen 127.0.0.1:PORT; location / {{ proxy_pass http://127.0.0.1:{sick}; }} }}"
+    );
+    let nginx = Nginx::start(&http);
+    watched(&nginx.instance(), Marks::new(), async |facts| {
+        facts.wait(|text| text.starts_with("source_seeing") && text.contains("access.log")).await;
+        facts.wait(|text| text.starts_with("source_seeing") && text.contains("error.log")).await;
+        // At first the error log has not been followed for long enough to be sure.
+        let mut unsure = 0;
+        loop {
+            nginx.get("/");
+            let counts = facts.wait(|text| text.starts_with("request_counts")).await;
+            if counts.contains("relayed=") {
+                break;
+            }
+            unsure += 1;
+        }
+        assert!(unsure > 0);
+        let failed = facts.wait(|text| text.starts_with("request_failed")).await;
+        assert!(
+            failed.contains(&format!("endpoint=127.0.0.1:{sick} phase=header fault=relayed")),
+            "{failed}"
+        );
+    });
+}
+
+#[test]
+fn an_unreadable_or_silent_error_log_is_blindness() {
+    let nginx = Nginx::start("error_log DIR/crit.log crit; server { listen 127.0.0.1:PORT; }");
+    watched(&nginx.instance(), Marks::new(), async |facts| {
+        let blind = facts.wait(|text| text.starts_with("source_blinded")).await;
+        assert!(blind.contains("crit.log") && blind.contains("not logged here"), "{blind}");
+        nginx.reload("error_log DIR/crit.log; server { listen 127.0.0.1:PORT; }");
+        facts.wait(|text| text.starts_with("source_seeing") && text.contains("crit.log")).await;
+    });
 }

@@ -4,7 +4,7 @@
 //! `# ---` what is declared: route, endpoint, protocol, place, and what differs from the defaults. Written anew by
 //! `UPDATE_EXPECT=1 cargo test -p why502-agent --test nginx_config`; read the difference.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail that way")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -6,6 +6,7 @@
   const RETRY_MS = 3000; // after the browser itself has given up
   const REFRESH_MS = 800; // at most one refresh in this time
   const AGES_MS = 5000;
+  const HIDDEN_MS = 30000; // between looks of a tab in the background
 
   const live = document.getElementById("live");
   const liveText = document.getElementById("live-text");
@@ -122,7 +123,8 @@
     const words = `${incident.state}: ${incident.headline}`;
     const mine = wanted.includes("incident") || wanted.includes(`incident:${incident.incident}`);
     if (!mine) return;
-    if (seen.get(incident.incident) !== words) announce.textContent = `Incident ${words}`;
+    const known = seen.has(incident.incident) || document.getElementById("main").textContent.includes(incident.headline);
+    if (!known || (seen.get(incident.incident) ?? words) !== words) announce.textContent = `Incident ${words}`;
     seen.set(incident.incident, words);
     refresh();
   }
@@ -131,11 +133,14 @@
     if (wanted.includes(`fact:${JSON.parse(event.data).host}`)) refresh();
   }
 
+  let source = null;
+  let retry = 0;
   let missed = false;
 
   function connect() {
+    disconnect();
     const facts = wanted.some((want) => want.startsWith("fact:"));
-    const source = new EventSource(facts ? "/api/v1/events?facts=true" : "/api/v1/events");
+    source = new EventSource(facts ? "/api/v1/events?facts=true" : "/api/v1/events");
     source.addEventListener("open", () => {
       show(true, "live");
       if (missed) refresh();
@@ -144,18 +149,44 @@
     source.addEventListener("error", () => {
       missed = true;
       show(false, "reconnecting");
-      if (source.readyState === EventSource.CLOSED) setTimeout(connect, RETRY_MS);
+      if (source && source.readyState === EventSource.CLOSED) retry = setTimeout(connect, RETRY_MS);
     });
     source.addEventListener("reload", refresh);
     source.addEventListener("incident", onIncident);
     source.addEventListener("host", () => { if (wanted.includes("host")) refresh(); });
     source.addEventListener("fact", onFact);
-    addEventListener("pagehide", () => source.close());
+  }
+
+  function disconnect() {
+    clearTimeout(retry);
+    if (source) source.close();
+    source = null;
+  }
+
+  // Browsers open six connections to one server. Tabs that nobody looks at must not hold them all, so those ask now
+  // and then instead; their title still says how many incidents are open.
+  let hiddenTimer = 0;
+
+  function attend() {
+    clearInterval(hiddenTimer);
+    if (document.hidden) {
+      disconnect();
+      missed = true;
+      hiddenTimer = setInterval(refresh, HIDDEN_MS);
+    } else {
+      connect();
+    }
   }
 
   ages();
   buttons();
   setInterval(ages, AGES_MS);
-  if (wanted.length > 0) connect();
-  else live.hidden = true;
+  if (wanted.length > 0) {
+    document.addEventListener("visibilitychange", attend);
+    addEventListener("pagehide", disconnect);
+    addEventListener("pageshow", (event) => { if (event.persisted) attend(); });
+    attend();
+  } else {
+    live.hidden = true;
+  }
 })();

@@ -19,6 +19,9 @@ mod rules;
 mod timeline;
 mod watch;
 
+#[cfg(test)]
+mod tests;
+
 use error::CliError;
 use output::Output;
 

@@ -6,12 +6,16 @@ use crate::verdict::Verdict;
 
 mod capacity;
 mod death;
+mod ending;
 mod gateway;
+mod hung;
 mod listener;
 mod memory;
 mod network;
 mod owner;
+mod port;
 mod process;
+mod start;
 mod systemd;
 mod unix_socket;
 mod upstream;
@@ -39,11 +43,15 @@ pub struct Rule {
 /// equally well the one that says more about what to mend comes first.
 const FAMILIES: &[&[Rule]] = &[
     memory::RULES,
-    process::RULES,
+    ending::RULES,
+    start::RULES,
     systemd::RULES,
+    process::RULES,
+    hung::RULES,
     worker::RULES,
     unix_socket::RULES,
     listener::RULES,
+    port::RULES,
     capacity::RULES,
     upstream::RULES,
     gateway::RULES,

@@ -5,14 +5,16 @@
 //! share: [`tail`] follows logs, [`failures`] gathers what they tell.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use why502_proto::{Kind, v1};
 
-use self::logs::Logs;
+use self::logs::{Access, Logs, Wanted};
+use self::nginx::access_log::Format;
+use self::nginx::answers::{self, Complaints};
 use self::nginx::error_log::{self, ErrorLine};
 use self::nginx::instance::Instance;
 use self::nginx::message::{Meaning, meaning};
@@ -23,6 +25,7 @@ use super::{Interest, Roots, UnixClient};
 use crate::clock::Moment;
 use crate::observe::{Marks, Observer};
 
+pub mod counts;
 pub mod failures;
 pub mod logs;
 pub mod names;
@@ -35,6 +38,9 @@ pub mod watch;
 const TICK: Duration = Duration::from_secs(2);
 /// Chunks of 64 KiB that are read of one log before the others have their turn.
 const READS_MAX: usize = 16;
+
+/// An answer that came this soon after the error log was opened may have been complained of before.
+const BEFORE_US: i64 = 2_000_000;
 
 /// Watches gateways until the task is dropped, or nobody takes what it observes. `tell` takes what other sources should
 /// look at; `marks` are where logs were left.
@@ -62,6 +68,8 @@ pub async fn run(
         logs: Logs::default(),
         clients: Vec::new(),
         blind: BTreeSet::new(),
+        dark: BTreeSet::new(),
+        complaints: Complaints::default(),
     };
     gateways.run().await;
 }
@@ -81,6 +89,9 @@ struct Gateways<T> {
     clients: Vec<UnixClient>,
     /// Instances whose configuration cannot be read.
     blind: BTreeSet<String>,
+    /// Instances with an error log that is no file, or says too little.
+    dark: BTreeSet<String>,
+    complaints: Complaints,
 }
 
 impl<T: Fn(Interest)> Gateways<T> {
@@ -208,22 +219,11 @@ impl<T: Fn(Interest)> Gateways<T> {
     /// Logs to follow and sockets to look at may be others now.
     fn after_take(&mut self) {
         let (mut wanted, mut blind) = (BTreeMap::new(), BTreeMap::new());
+        self.dark.clear();
         for instance in self.instances.values() {
-            for log in &instance.effective.config.error_logs {
-                let paths = &instance.paths;
-                match nginx::log_path(&log.target, &paths.error_log, &paths.prefix) {
-                    Ok(path) if path == std::path::Path::new("/dev/null") || !log.errors => {
-                        let reason = "failed requests are not logged here";
-                        blind.insert(path.to_string_lossy().into_owned(), reason.to_owned());
-                    }
-                    Ok(path) => drop(wanted.insert(path, instance.name.clone())),
-                    // Only what is in force for a server says something of requests.
-                    Err(place) if log.target.is_empty() && !wanted.is_empty() => drop(place),
-                    Err(place) => {
-                        let reason = format!("the error log goes to {place}");
-                        blind.insert(format!("error_log of {}", instance.name), reason);
-                    }
-                }
+            access_logs(instance, &mut wanted);
+            if error_logs(instance, &mut wanted, &mut blind) {
+                self.dark.insert(instance.name.clone());
             }
             let name = instance.name.clone();
             let grant = "let why502-agent read the configuration";
@@ -250,7 +250,7 @@ impl<T: Fn(Interest)> Gateways<T> {
                 let Some(log) = self.logs.get_mut(&path) else { break };
                 let (lines, again) = log.read(&self.observer, self.watch.as_ref());
                 more |= again && reads + 1 == READS_MAX;
-                self.error_lines(&path, &lines).await;
+                self.lines(&path, &lines).await;
                 let Some(log) = self.logs.get_mut(&path) else { break };
                 if !again || !log.flush(&self.observer).await {
                     break;
@@ -260,8 +260,57 @@ impl<T: Fn(Interest)> Gateways<T> {
         more
     }
 
-    async fn error_lines(&mut self, path: &PathBuf, lines: &[String]) {
-        let Some(name) = self.logs.get_mut(path).map(|log| log.instance.clone()) else { return };
+    async fn lines(&mut self, path: &PathBuf, lines: &[String]) {
+        let Some(wanted) = self.logs.get_mut(path).map(|log| log.wanted.clone()) else { return };
+        match wanted.access {
+            None => self.error_lines(path, wanted.instance, lines).await,
+            Some(access) => self.access_lines(path, &wanted.instance, &access, lines).await,
+        }
+    }
+
+    async fn access_lines(
+        &mut self,
+        path: &PathBuf,
+        name: &str,
+        access: &Access,
+        lines: &[String],
+    ) {
+        let parsed: Vec<_> = lines.iter().filter_map(|line| access.format.read(line)).collect();
+        let suspicious = parsed.iter().any(|line| (502..=504).contains(&line.status));
+        if suspicious && !access.format.tells_header() {
+            // The error line of a request is written before its access line: read what is there.
+            for path in self.logs.error_logs(name) {
+                for _ in 0..READS_MAX {
+                    let Some(log) = self.logs.get_mut(&path) else { break };
+                    let (lines, again) = log.read(&self.observer, self.watch.as_ref());
+                    self.error_lines(&path, name.to_owned(), &lines).await;
+                    if !again {
+                        break;
+                    }
+                }
+            }
+        }
+        let since = self.logs.errors_seen_since(name).filter(|_| !self.dark.contains(name));
+        let Some(instance) = self.instances.get(name) else { return };
+        let Some(log) = self.logs.get_mut(path) else { return };
+        let now = Moment::now();
+        let config = &instance.effective.config;
+        for line in &parsed {
+            let Some((server, location)) = answers::locate(config, &access.servers, line) else {
+                continue;
+            };
+            let sure = since.zip(line.at_us).is_some_and(|(since, at)| at > since + BEFORE_US);
+            let relayed = answers::relayed(line, server, sure, &mut self.complaints);
+            let count = answers::count(line, location, name, relayed);
+            log.counts.add(now.boottime_us, &count);
+            if relayed {
+                let at = stamp::moment(line.at_us, now);
+                log.failures.add(at, now, answers::failure(line, location, name));
+            }
+        }
+    }
+
+    async fn error_lines(&mut self, path: &PathBuf, name: String, lines: &[String]) {
         let parsed: Vec<ErrorLine<'_>> =
             lines.iter().filter_map(|line| error_log::parse(line)).collect();
         // A worker that was not seen before: nginx was reloaded, and the line is about what it declares now.
@@ -274,7 +323,12 @@ impl<T: Fn(Interest)> Gateways<T> {
         }
         let now = Moment::now();
         for line in &parsed {
-            let at = stamp::moment(stamp::error_log_us(line.stamp, &self.zone), now);
+            let second = stamp::error_log_us(line.stamp, &self.zone);
+            let complains = matches!(meaning(line), Meaning::Failed { .. } | Meaning::OwnAnswer);
+            if let Some(second) = second.filter(|_| complains) {
+                self.complaints.add(line, second);
+            }
+            let at = stamp::moment(second, now);
             self.error_line(path, &name, line, at, now);
         }
     }
@@ -316,6 +370,59 @@ impl<T: Fn(Interest)> Gateways<T> {
             Meaning::OwnAnswer | Meaning::Nothing => {}
         }
     }
+}
+
+/// Adds the access logs of an instance that are files and whose format is known.
+fn access_logs(instance: &Instance, wanted: &mut BTreeMap<PathBuf, Wanted>) {
+    let config = &instance.effective.config;
+    for (target, log) in &config.access_logs {
+        let paths = &instance.paths;
+        let path = nginx::log_path(target, &paths.access_log, &paths.prefix);
+        let format = match config.log_formats.get(&log.format) {
+            Some(format) => Format::new(format),
+            None if log.format == "combined" => Format::combined(),
+            None => continue,
+        };
+        if let Ok(path) = path.map_err(drop)
+            && path != Path::new("/dev/null")
+        {
+            let access = Some(Access { format, servers: log.servers.clone() });
+            wanted.insert(path, Wanted { instance: instance.name.clone(), access });
+        }
+    }
+}
+
+/// Adds the error logs of an instance that can be followed, and why others cannot. `true`: there are others.
+fn error_logs(
+    instance: &Instance,
+    wanted: &mut BTreeMap<PathBuf, Wanted>,
+    blind: &mut BTreeMap<String, String>,
+) -> bool {
+    let (mut dark, mut files) = (false, false);
+    let logs = &instance.effective.config.error_logs;
+    // Sorted so that the compiled-in one, which is named "", comes first: it matters only where there is no other.
+    for log in logs.iter().rev() {
+        let paths = &instance.paths;
+        match nginx::log_path(&log.target, &paths.error_log, &paths.prefix) {
+            Ok(path) if path == Path::new("/dev/null") || !log.errors => {
+                let reason = "failed requests are not logged here";
+                blind.insert(path.to_string_lossy().into_owned(), reason.to_owned());
+                dark = true;
+            }
+            Ok(path) => {
+                let instance = instance.name.clone();
+                wanted.insert(path, Wanted { instance, access: None });
+                files = true;
+            }
+            Err(_) if log.target.is_empty() && files => {}
+            Err(place) => {
+                let reason = format!("the error log goes to {place}");
+                blind.insert(format!("error_log of {}", instance.name), reason);
+                dark = true;
+            }
+        }
+    }
+    dark
 }
 
 /// When the boot clock shows `due_us`.

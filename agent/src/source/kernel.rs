@@ -38,6 +38,7 @@ mod watch_kmsg;
 mod watch_listener;
 mod watch_memory;
 mod watch_namespace;
+mod watch_pressure;
 mod watch_process;
 mod watch_stall;
 mod watch_unix_path;

@@ -41,7 +41,7 @@ impl CliError {
         match self {
             Self::Url { hint, .. } => (*hint).to_owned(),
             Self::Unreachable { .. } => {
-                "start it with `why502 serve` or `systemctl start why502-collector`, or say where \
+                "start it with `why502 serve` or `systemctl start why502`, or say where \
                  it is with --url or WHY502_URL"
                     .to_owned()
             }

@@ -31,7 +31,7 @@ pub struct Arguments {
 /// error; one that goes away later is waited for.
 pub(super) fn run(arguments: &Arguments, out: &mut Output<'_>) -> Result<(), CliError> {
     let client = Client::new(&arguments.common.url)?;
-    let mut watch = Watch { json: arguments.common.format == Format::Json, shown: BTreeMap::new() };
+    let mut watch = Watch::new(arguments.common.format == Format::Json);
     let facts = if arguments.facts { "true" } else { "" };
     let mut connected_before = false;
     loop {
@@ -55,13 +55,17 @@ pub(super) fn run(arguments: &Arguments, out: &mut Output<'_>) -> Result<(), Cli
     }
 }
 
-struct Watch {
+pub(super) struct Watch {
     json: bool,
     /// What was last said of each incident.
     shown: BTreeMap<String, v1::Explanation>,
 }
 
 impl Watch {
+    pub(super) fn new(json: bool) -> Self {
+        Self { json, shown: BTreeMap::new() }
+    }
+
     /// What is open already, or changed while the stream was away.
     fn catch_up(
         &mut self,
@@ -147,7 +151,11 @@ impl Watch {
     }
 
     /// As JSON every change; as text what a person would call one: another answer, not another count.
-    fn incident(&mut self, now: v1::Explanation, out: &mut Output<'_>) -> Result<(), CliError> {
+    pub(super) fn incident(
+        &mut self,
+        now: v1::Explanation,
+        out: &mut Output<'_>,
+    ) -> Result<(), CliError> {
         let before = self.shown.get(&now.incident);
         if before == Some(&now) {
             return Ok(());

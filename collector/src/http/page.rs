@@ -202,3 +202,6 @@ fn asset(kind: &'static str, text: &'static str) -> Response {
     let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "max-age=60")];
     (headers, text).into_response()
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,7 @@ pub(crate) fn span(length: SignedDuration) -> String {
         }
     };
     match seconds {
+        0 if length.as_millis() == 0 => "under 1 ms".to_owned(),
         0 => format!("{} ms", length.as_millis()),
         1..10 => format!("{seconds}.{} s", length.subsec_millis() / 100),
         10..60 => format!("{seconds} s"),
@@ -77,6 +78,7 @@ mod tests {
             ["139 ms", "2.3 s", "42 s", "2 min 6 s", "2 min", "3 h 10 min", "2 d 4 h"]
         );
         assert_eq!(text(-139), "139 ms");
+        assert_eq!(text(0), "under 1 ms");
     }
 
     #[test]

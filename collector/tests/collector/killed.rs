@@ -25,7 +25,12 @@ struct Collector {
 
 impl Collector {
     fn start(dir: &Path) -> Self {
-        let mut child = Command::new(PROGRAM)
+        Self::start_by(Command::new(PROGRAM), dir)
+    }
+
+    /// By a command that runs the program with the arguments that it is given.
+    fn start_by(mut command: Command, dir: &Path) -> Self {
+        let mut child = command
             .args(["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log", "error"])
             .arg("--state-dir")
             .arg(dir)
@@ -44,6 +49,14 @@ impl Collector {
     fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        // It has ended already, unless the test failed.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
     }
 }
 
@@ -103,8 +116,7 @@ async fn told_to_stop_it_ends_well() {
     let mut agent = Agent::connect(&collector.grpc, hello("app-1")).await.unwrap();
     agent.send(facts([1])).await;
     agent.acked(1).await;
-    let health = reqwest(&collector.page);
-    assert!(health, "the page answers");
+    assert!(health(&collector.page).contains("ok"), "the page answers");
     let pid = collector.child.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     let ended = tokio::task::spawn_blocking(move || collector.child.wait().unwrap());
@@ -112,8 +124,50 @@ async fn told_to_stop_it_ends_well() {
     assert!(status.success(), "{status:?}");
 }
 
-fn reqwest(address: &str) -> bool {
-    ureq::get(&format!("http://{address}/health")).call().is_ok()
+fn health(address: &str) -> String {
+    // Not well is an answer, too.
+    let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+    let mut answer = agent.get(&format!("http://{address}/health")).call().unwrap();
+    answer.body_mut().read_to_string().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_full_disk_nothing_is_acknowledged_that_is_not_stored() {
+    let dir = TempDir::new().unwrap();
+    // No file may grow beyond 400 blocks of 1 KiB: a write fails as on a full disk.
+    let mut shell = Command::new("bash");
+    shell.args(["-c", "trap '' XFSZ; ulimit -S -f 400; exec \"$0\" \"$@\"", PROGRAM]);
+    let collector = Collector::start_by(shell, dir.path());
+    let mut agent = Agent::connect(&collector.grpc, hello("app-1")).await.unwrap();
+    let (mut sent, mut stored) = (0, 0);
+    let full = "cannot be stored";
+    loop {
+        assert!(sent < 100_000, "the disk was never full");
+        agent.send(facts(sent + 1..=sent + BATCH)).await;
+        sent += BATCH;
+        // No answer within a moment is what is looked for; the collector then says why.
+        while stored < sent
+            && let Ok(answer) = timeout(Duration::from_secs(1), agent.answer()).await
+        {
+            if let Some(report_response::Message::Ack(ack)) = answer.unwrap() {
+                stored = ack.stored_seq;
+            }
+        }
+        if stored < sent {
+            break;
+        }
+    }
+    assert!(health(&collector.page).contains(full));
+    let pid = collector.child.id().to_string();
+    let room = Command::new("prlimit").args(["--fsize=unlimited", "--pid", &pid]).status().unwrap();
+    assert!(room.success());
+    agent.acked_at_least(sent).await;
+    assert!(!health(&collector.page).contains(full));
+    collector.kill();
+    let collector = Collector::start(dir.path());
+    let again = Agent::connect(&collector.grpc, hello("app-1")).await.unwrap();
+    assert_eq!(again.welcome.stored_seq, sent);
+    collector.kill();
 }
 
 /// Exit code and what was said.

@@ -144,7 +144,18 @@ impl Agent {
         Ok(message.and_then(|response| response.message))
     }
 
-    /// Waits until everything up to `seq` is acknowledged.
+    /// Waits until everything up to `seq`, or more, is acknowledged.
+    pub(crate) async fn acked_at_least(&mut self, seq: u64) {
+        loop {
+            match self.answer().await.unwrap() {
+                Some(report_response::Message::Ack(ack)) if ack.stored_seq >= seq => return,
+                Some(_) => {}
+                None => panic!("the stream ended before {seq} was acknowledged"),
+            }
+        }
+    }
+
+    /// Waits until everything up to `seq`, and no more, is acknowledged.
     pub(crate) async fn acked(&mut self, seq: u64) {
         loop {
             match self.answer().await.unwrap() {

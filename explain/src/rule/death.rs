@@ -8,7 +8,8 @@ use crate::verdict::{Blind, Confidence, blind};
 
 /// The kernel's line comes before the death, a counter up to a second after it; stamps differ by as much.
 const OOM_NEAR_US: i64 = 2_000_000;
-/// Until so long after a SIGKILL a counter may still follow. Longer would keep the right answer back in the common case.
+/// Until so long after a SIGKILL a counter may still follow. Longer would keep the right answer back in the
+/// common case.
 const OOM_SETTLE_US: i64 = 700_000;
 /// With OOMPolicy=stop systemd stops what is left of the unit: its main process ends by SIGTERM within this.
 const OOM_POLICY_US: i64 = 10_000_000;
@@ -105,9 +106,9 @@ fn near<'a>(snapshot: &'a Snapshot, ended: Ended<'a>, kill: &Said<'a, OomKill>) 
     -before <= after && after <= OOM_NEAR_US
 }
 
-/// How surely this kill is the end of this process. The kernel also kills helpers of a unit whose main process lives on;
-/// and where a host is a guest of another the kernel's pids are not the host's, so a pid alone proves nothing against a
-/// unit, nor for it.
+/// How surely this kill is the end of this process. The kernel also kills helpers of a unit whose main process
+/// lives on; and where a host is a guest of another the kernel's pids are not the host's, so a pid alone proves
+/// nothing against a unit, nor for it.
 fn tied<'a>(
     snapshot: &'a Snapshot,
     ended: Ended<'a>,

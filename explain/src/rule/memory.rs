@@ -175,8 +175,9 @@ fn limit_of(snapshot: &Snapshot, ended: Ended<'_>, kills: &[Said<'_, OomKill>]) 
         .find_map(|kill| kill.what.limit_bytes)
         .or_else(|| {
             let limits = snapshot.on::<MemoryLimit>(ended.host);
-            let own = limits.filter(|limit| limit.what.unit == *unit && limit.at_us() <= until_us);
-            own.last().map(|limit| limit.what.limit_bytes)
+            let mut own =
+                limits.filter(|limit| limit.what.unit == *unit && limit.at_us() <= until_us);
+            own.next_back().map(|limit| limit.what.limit_bytes)
         })
         .or_else(|| {
             snapshot

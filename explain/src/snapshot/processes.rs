@@ -5,8 +5,8 @@ use why502_proto::{Kind, v1};
 use super::{Seen, Snapshot, kinds::Tag};
 use crate::address::{Address, covers, tcp};
 
-/// Two reports about the end of one process lie at most this far apart: D-Bus and the journal follow the kernel within a
-/// second, and a scan every two.
+/// Two reports about the end of one process lie at most this far apart: D-Bus and the journal follow the kernel
+/// within a second, and a scan every two.
 const SAME_DEATH_US: i64 = 3_000_000;
 
 /// One process that ended.

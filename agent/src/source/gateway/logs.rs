@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use why502_proto::{Kind, v1};
 
+use super::counts::Counts;
 use super::failures::Failures;
+use super::nginx::access_log::Format;
 use super::tail::Tail;
 use super::watch::Watch;
 use crate::clock::Moment;
@@ -20,6 +22,24 @@ const LOGS_MAX: usize = 512;
 /// A place behind lines that told nothing is kept this often; reading them again would tell nothing again.
 const QUIET_MARK_US: u64 = 10_000_000;
 
+/// A log to follow.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Whose it is.
+    pub instance: String,
+    /// How its lines are read; `None`: it is an error log.
+    pub access: Option<Access>,
+}
+
+/// An access log.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// What its lines look like.
+    pub format: Format,
+    /// Indexes of the servers that write it.
+    pub servers: BTreeSet<usize>,
+}
+
 /// One log.
 #[derive(Debug)]
 pub struct Log {
@@ -27,15 +47,18 @@ pub struct Log {
     pub tail: Tail,
     /// Its path as the gateway knows it.
     pub path: PathBuf,
-    /// Whose it is.
-    pub instance: String,
+    /// Whose it is, and how it is read.
+    pub wanted: Wanted,
+    /// Answers that were counted.
+    pub counts: Counts,
     /// Failures that wait.
     pub failures: Failures,
     /// Other facts that wait.
     pub others: Vec<(Moment, Kind)>,
     watches: BTreeSet<i32>,
     watched: Option<(u64, u64)>,
-    sight: Option<bool>,
+    /// Whether it can be read, and since when.
+    sight: Option<(bool, i64)>,
     marked: String,
     marked_us: u64,
 }
@@ -48,22 +71,23 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// From now on exactly `wanted` (path and instance) are followed, and `blind` (scope and reason) cannot be.
+    /// From now on exactly `wanted` are followed, and `blind` (scope and reason) cannot be.
     pub fn follow(
         &mut self,
-        wanted: BTreeMap<PathBuf, String>,
+        wanted: BTreeMap<PathBuf, Wanted>,
         blind: BTreeMap<String, String>,
         roots: &Roots,
         marks: &Marks,
         observer: &Observer,
     ) {
         self.logs.retain(|path, _| wanted.contains_key(path));
-        for (path, instance) in wanted.into_iter().take(LOGS_MAX) {
-            self.logs.entry(path.clone()).or_insert_with(|| {
+        for (path, wanted) in wanted.into_iter().take(LOGS_MAX) {
+            let log = self.logs.entry(path.clone()).or_insert_with(|| {
                 let mark = marks.get(&format!("log {}", path.display())).cloned();
                 let tail = Tail::new(super::nginx::load::below(&roots.root, &path), mark);
-                Log::new(tail, path, instance)
+                Log::new(tail, path, wanted.clone())
             });
+            log.wanted = wanted;
         }
         for (scope, reason) in &blind {
             if self.blind.get(scope) != Some(reason) {
@@ -77,10 +101,26 @@ impl Logs {
         self.blind = blind;
     }
 
-    /// Logs that `changed` names; all without it.
+    /// Logs that `changed` names; all without it. Error logs first: what they say decides what access lines mean.
     pub fn changed(&self, changed: Option<&BTreeSet<i32>>) -> Vec<PathBuf> {
         let named = |log: &&Log| changed.is_none_or(|changed| !changed.is_disjoint(&log.watches));
-        self.logs.values().filter(named).map(|log| log.path.clone()).collect()
+        let mut logs: Vec<&Log> = self.logs.values().filter(named).collect();
+        logs.sort_by_key(|log| log.wanted.access.is_some());
+        logs.into_iter().map(|log| log.path.clone()).collect()
+    }
+
+    /// Error logs of an instance.
+    pub fn error_logs(&self, instance: &str) -> Vec<PathBuf> {
+        let of = |log: &&Log| log.wanted.instance == instance && log.wanted.access.is_none();
+        self.logs.values().filter(of).map(|log| log.path.clone()).collect()
+    }
+
+    /// Since when all error logs of an instance are read, microseconds since 1970. `None`: one of them is not.
+    pub fn errors_seen_since(&self, instance: &str) -> Option<i64> {
+        let of = |log: &&Log| log.wanted.instance == instance && log.wanted.access.is_none();
+        let since = |log: &Log| log.sight.filter(|(seeing, _)| *seeing).map(|(_, since)| since);
+        let since: Option<Vec<i64>> = self.logs.values().filter(of).map(since).collect();
+        since?.into_iter().max()
     }
 
     /// The log at `path`.
@@ -90,7 +130,7 @@ impl Logs {
 
     /// When facts that wait have to be told, boot time.
     pub fn due_us(&self) -> Option<u64> {
-        self.logs.values().filter_map(|log| log.failures.due_us()).min()
+        self.logs.values().filter_map(Log::due_us).min()
     }
 
     /// Tells what is due of every log. `false`: the agent is shutting down.
@@ -105,11 +145,12 @@ impl Logs {
 }
 
 impl Log {
-    fn new(tail: Tail, path: PathBuf, instance: String) -> Self {
+    fn new(tail: Tail, path: PathBuf, wanted: Wanted) -> Self {
         Self {
             tail,
             path,
-            instance,
+            wanted,
+            counts: Counts::default(),
             failures: Failures::default(),
             others: Vec::new(),
             watches: BTreeSet::new(),
@@ -134,19 +175,19 @@ impl Log {
         let scope = self.path.to_string_lossy();
         let more = match read {
             Ok(more) => {
-                if self.sight != Some(true) {
+                if !self.sight.is_some_and(|(seeing, _)| seeing) {
                     observer.seeing(v1::Source::Gateway, &scope);
+                    self.sight = Some((true, Moment::now().realtime_us));
                 }
-                self.sight = Some(true);
                 more
             }
             Err(error) => {
-                if self.sight != Some(false) {
+                if self.sight.is_none_or(|(seeing, _)| seeing) {
                     let reason = format!("cannot read {scope}: {error}");
                     let grant = "add why502-agent to group adm";
                     observer.blinded(v1::Source::Gateway, &scope, &reason, grant);
                 }
-                self.sight = Some(false);
+                self.sight = Some((false, 0));
                 false
             }
         };
@@ -158,17 +199,25 @@ impl Log {
         (lines, more)
     }
 
+    fn due_us(&self) -> Option<u64> {
+        let dues = [self.failures.due_us(), self.counts.due_us()];
+        dues.into_iter().flatten().min()
+    }
+
     /// Tells what is due, with the place up to which all is told. `false`: the agent is shutting down.
     pub async fn flush(&mut self, observer: &Observer) -> bool {
-        if !self.others.is_empty() {
-            self.failures.urge();
-        }
         let now = Moment::now();
-        let failures = self.failures.take(now).into_iter();
+        let due = self.due_us().is_some_and(|due| due <= now.boottime_us);
         let mut facts = std::mem::take(&mut self.others);
+        if due || !facts.is_empty() {
+            self.failures.urge();
+            let counts = self.counts.take(now.boottime_us).into_iter();
+            facts.extend(counts.map(|counts| (now, Kind::RequestCounts(counts))));
+        }
+        let failures = self.failures.take(now).into_iter();
         facts.extend(failures.map(|(at, failed)| (at, Kind::RequestFailed(failed))));
         facts.sort_by_key(|(at, _)| at.boottime_us);
-        let waits = self.failures.due_us().is_some();
+        let waits = self.due_us().is_some();
         let quiet = now.boottime_us.saturating_sub(self.marked_us) < QUIET_MARK_US;
         if self.tail.current().is_none() || (facts.is_empty() && (waits || quiet)) {
             return true;

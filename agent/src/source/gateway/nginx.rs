@@ -14,6 +14,8 @@ use self::running::Master;
 use self::syntax::Problem;
 use self::version::{Build, Version};
 
+pub mod access_log;
+pub mod answers;
 pub mod attribute;
 pub mod config;
 pub mod error_log;

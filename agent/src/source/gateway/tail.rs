@@ -131,8 +131,10 @@ impl Tail {
     }
 
     fn first(&mut self, now: Instant) -> io::Result<()> {
-        if let Some(mark) = self.mark.take() {
-            return self.resume(&mark, now);
+        if let Some(mark) = self.mark.clone() {
+            self.resume(&mark, now)?;
+            self.mark = None;
+            return Ok(());
         }
         let mut file = Followed::open(&self.path, 0, now)?;
         if !self.from_start {
@@ -230,6 +232,13 @@ impl Tail {
     }
 
     fn close_old(&mut self, now: Instant) {
+        // A script that copies over the last copy: what is there now was read elsewhere.
+        let last = self.files.len().saturating_sub(1);
+        let mut at = 0;
+        self.files.retain(|file| {
+            at += 1;
+            at > last || file.same_head()
+        });
         let done = |file: &Followed| {
             now.duration_since(file.grown) >= DRAIN
                 && file.file.metadata().is_ok_and(|metadata| metadata.len() <= file.offset)

@@ -30,8 +30,8 @@ struct Watched {
 /// What a pidfd told.
 #[derive(Debug)]
 pub(super) enum Told {
-    /// It ended just now.
-    Ended { pid: u32, code: Option<u32> },
+    /// It ended just now; `comm` as its zombie shows it.
+    Ended { pid: u32, code: Option<u32>, comm: Option<String> },
     /// The status of one that was said to have ended.
     Status { process: Box<Process>, listeners: Vec<String>, code: u32 },
     /// Nothing new.
@@ -95,12 +95,12 @@ impl Pidfds {
         let Some(watched) = self.watched.get_mut(&token) else { return Told::Nothing };
         let pid = watched.pid;
         if watched.ended.is_none() {
-            let code = self.zombie_code(proc, token, pid);
+            let (code, comm) = self.last_state(proc, token, pid);
             self.by_pid.remove(&pid);
             if code.is_some() || hung_up {
                 self.watched.remove(&token);
             }
-            return Told::Ended { pid, code };
+            return Told::Ended { pid, code, comm };
         }
         let code = pidfd_exit_code(watched.fd.as_fd()).ok().flatten();
         let Some((process, listeners)) = self.watched.remove(&token).and_then(|w| w.ended) else {
@@ -135,14 +135,14 @@ impl Pidfds {
         self.watched.remove(&token);
     }
 
-    fn zombie_code(&self, proc: &Path, token: u64, pid: u32) -> Option<u32> {
-        let watched = self.watched.get(&token)?;
-        match proc_file::stat(proc, pid) {
-            // While it is a zombie its pid is its own.
-            Ok(stat) if stat.state == b'Z' && (stat.exit_code != 0 || self.may_look) => {
-                Some(stat.exit_code)
-            }
-            _ => pidfd_exit_code(watched.fd.as_fd()).ok().flatten(),
-        }
+    fn last_state(&self, proc: &Path, token: u64, pid: u32) -> (Option<u32>, Option<String>) {
+        // While it is a zombie its pid is its own.
+        let zombie = proc_file::stat(proc, pid).ok().filter(|stat| stat.state == b'Z');
+        let code = zombie.as_ref().map(|stat| stat.exit_code);
+        let code = code.filter(|&code| code != 0 || self.may_look).or_else(|| {
+            let watched = self.watched.get(&token)?;
+            pidfd_exit_code(watched.fd.as_fd()).ok().flatten()
+        });
+        (code, zombie.map(|stat| stat.comm))
     }
 }

@@ -20,8 +20,9 @@ use super::sock_diag::{Destroyed, SockDiag};
 use super::watch_host::HostSight;
 use super::watch_kmsg::LogSight;
 use super::watch_listener::Looks;
-use super::watch_memory::{MemorySight, OOM_TOKENS, PRESSURE_TOKENS};
+use super::watch_memory::{MemorySight, OOM_TOKENS};
 use super::watch_namespace::NamespaceSight;
+use super::watch_pressure::{PRESSURE_TOKENS, PressureSight};
 use super::watch_process::Sight;
 use super::watch_stall::StallSight;
 use super::watch_unix_path::PathSight;
@@ -49,6 +50,7 @@ pub(super) enum Token {
     KernelLog = 4,
     Addresses = 5,
     UnixPaths = 6,
+    Slices = 7,
 }
 
 /// Everything that the thread does by the clock.
@@ -66,6 +68,8 @@ pub(super) enum Task {
     Memory,
     /// Reads a memory cgroup again soon after a notice.
     Reread,
+    /// Looks again at the memory cgroups of young processes.
+    Settle,
     /// Reads pressure while there is some.
     Pressure,
     /// Looks at the unix socket paths that gateways declare.
@@ -99,6 +103,7 @@ pub(super) struct Kernel<'a> {
 
     pub(super) memory: Memory,
     pub(super) memory_sight: MemorySight,
+    pub(super) pressure_sight: PressureSight,
 
     pub(super) log_sight: LogSight,
 
@@ -162,6 +167,7 @@ impl<'a> Kernel<'a> {
             sight: Sight::default(),
             memory: Memory::default(),
             memory_sight: MemorySight::default(),
+            pressure_sight: PressureSight::default(),
             log_sight: LogSight::default(),
             listeners: Listeners::default(),
             sock_diag: SockDiag::open()?,
@@ -219,6 +225,8 @@ impl<'a> Kernel<'a> {
             self.log_woken();
         } else if token == Token::UnixPaths as u64 {
             self.unix_paths_woken();
+        } else if token == Token::Slices as u64 {
+            self.slices_woken();
         } else if token == Token::Addresses as u64 {
             self.addresses_woken();
         } else if token == Token::Connector as u64 {
@@ -256,6 +264,7 @@ impl<'a> Kernel<'a> {
                 Task::Retry => self.retry(),
                 Task::Memory => self.look_at_memory(),
                 Task::Reread => self.do_rereads(),
+                Task::Settle => self.settle(),
                 Task::Pressure => self.look_at_pressure(),
                 Task::Stalls => self.look_for_stalls(),
                 Task::Overflow => self.look_for_overflow(),

@@ -150,7 +150,7 @@ impl Kernel<'_> {
     fn say_line(&mut self, at_us: u64, line: &Line, chosen: &Chosen) -> bool {
         let kind = match line {
             Line::OomKilled { in_cgroup, pid, comm, anon_rss_kib } => {
-                let Some(cgroup) = self.own_cgroup(&chosen.cgroup, *pid, comm, at_us) else {
+                let Some(cgroup) = self.own_cgroup(&chosen.cgroup, *pid, at_us) else {
                     return false;
                 };
                 let limit_cgroup = self.own_path(&chosen.limit_cgroup).unwrap_or_default();
@@ -193,7 +193,7 @@ impl Kernel<'_> {
     }
 
     /// The victim's cgroup as this host names it. `None`: it is not known to be this host's.
-    fn own_cgroup(&self, path: &str, pid: u32, comm: &str, at_us: u64) -> Option<String> {
+    fn own_cgroup(&self, path: &str, pid: u32, at_us: u64) -> Option<String> {
         if self.log_sight.first_cgroups && self.log_sight.first_pids {
             if path.is_empty() {
                 // The summary line was suppressed; the process may still be known.
@@ -203,10 +203,11 @@ impl Kernel<'_> {
             return Some(path.to_owned());
         }
         let own = self.own_path(path)?;
+        let home = of_path(&own).unit;
         let near = |us: u64| us.abs_diff(at_us) < KEPT_US;
         let counted = self.memory.get(&own).and_then(|c| c.killed_us).is_some_and(near);
         let died = self.log_sight.deaths.iter().any(|(us, signal, process)| {
-            near(*us) && *signal == 9 && process.comm == comm && own.ends_with(&process.member.path)
+            near(*us) && *signal == 9 && !home.is_empty() && home == process.member.unit
         });
         (counted || died).then_some(own)
     }
@@ -236,7 +237,9 @@ impl Kernel<'_> {
             return Some((pid, process.map_or_else(String::new, |p| p.member.unit.clone())));
         }
         let death = self.log_sight.deaths.iter().find(|(us, died_of, process)| {
-            us.abs_diff(at_us) < KEPT_US && *died_of == signal && process.comm == comm
+            // A name in parentheses is systemd's, from before the program ran.
+            let name = process.comm.trim_matches(['(', ')']);
+            us.abs_diff(at_us) < KEPT_US && *died_of == signal && name == comm
         });
         death.map(|(_, _, process)| (process.pid, process.member.unit.clone()))
     }

@@ -13,8 +13,9 @@ use super::thread_state::{Kernel, Task, Token};
 const LOOK_US: u64 = 1_000_000;
 /// While connections wait in a queue.
 const LOOK_WAITING_US: u64 = 200_000;
-/// Further looks after a process was started, which mostly opens its listener soon.
-const LOOKS_AFTER_START_US: [u64; 3] = [80_000, 200_000, 400_000];
+/// Further looks after a process was started, which mostly opens its listener within three seconds.
+const LOOKS_AFTER_START_US: [u64; 10] =
+    [80_000, 200_000, 250_000, 250_000, 300_000, 300_000, 300_000, 400_000, 400_000, 500_000];
 /// An owner is looked for so often before it is left unknown: once among the likely ones and twice everywhere.
 const SEARCHES_MAX: u8 = 3;
 /// Destroyed sockets in a row without a listener among them, at which the multicast costs more than looking.

@@ -1,23 +1,19 @@
-//! Reading memory: which cgroups, when to read them, and pressure.
+//! Reading memory: which cgroups, and when.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::{Mode, OFlags, inotify, open, stat};
-use why502_proto::{Kind, v1};
+use why502_proto::v1;
 
 use super::memory_file::{self, Place, Reading, Version};
 use super::proc_file;
 use super::process::Process;
 use super::thread_state::{Kernel, Task, Token};
-use crate::source::cgroup::of_path;
 
 /// Where the numbers of v1 notices begin.
 pub(super) const OOM_TOKENS: u64 = 2 << 32;
-/// Where the numbers of pressure triggers begin.
-pub(super) const PRESSURE_TOKENS: u64 = 3 << 32;
 /// Cgroups are looked at this often when they are near their limit.
 const LOOK_US: u64 = 1_000_000;
 /// And so many looks apart otherwise: those with a limit, and those without.
@@ -27,22 +23,12 @@ const LOOKS_UNLIMITED: u64 = 30;
 const NEAR_PERCENT: u64 = 80;
 /// The v1 notice comes before the killer has chosen, so the counter is read again after these times.
 const REREADS_US: [u64; 4] = [1_000, 5_000, 20_000, 80_000];
+/// A young process that is not in its unit's memory cgroup is looked at so often, so far apart. Units without a
+/// memory cgroup of their own stay so.
+const SETTLES_MAX: u8 = 6;
+const SETTLE_US: u64 = 40_000;
 /// Re-reads that may wait.
 const REREADS_MAX: usize = 256;
-/// Pressure triggers at once; each is a descriptor and a timer in the kernel.
-const PRESSURES_MAX: usize = 64;
-/// Tasks waited for memory for a tenth of two seconds. Windows of 2 s need no capability.
-const TRIGGER: &[u8] = b"some 200000 2000000\0";
-/// While there is pressure it is read this often.
-const PRESSURE_LOOK_US: u64 = 2_000_000;
-/// Without triggers.
-const PRESSURE_POLL_US: u64 = 5_000_000;
-/// The stall is over when `some` fell below this and no trigger came for ten seconds.
-const PRESSURE_OVER_PERMYRIAD: u32 = 200;
-const PRESSURE_OVER_US: u64 = 10_000_000;
-/// Pressure is said again when `some` or `full` passes one of these.
-const PRESSURE_STEPS: [u32; 5] = [500, 1000, 2000, 4000, 7000];
-
 /// What the thread keeps to read memory.
 #[derive(Debug, Default)]
 pub(super) struct MemorySight {
@@ -55,20 +41,9 @@ pub(super) struct MemorySight {
     /// v2 paths by watch of inotify.
     watches: BTreeMap<i32, String>,
     rereads: BTreeSet<(u64, String)>,
+    /// Young processes whose cgroup is not yet their unit's, and how often it was read.
+    unsettled: BTreeMap<u32, u8>,
     looks: u64,
-    pressures: BTreeMap<u64, Pressure>,
-    next_pressure: u64,
-}
-
-/// Pressure of the host (empty path) or of a cgroup.
-#[derive(Debug)]
-struct Pressure {
-    cgroup: String,
-    file: PathBuf,
-    trigger: Option<OwnedFd>,
-    /// `memory_pressure` was said, with this many steps passed.
-    said: Option<(usize, usize)>,
-    triggered_us: u64,
 }
 
 impl Kernel<'_> {
@@ -100,10 +75,24 @@ impl Kernel<'_> {
             self.memory_sight.of_pid.insert(pid, path.clone());
             return;
         }
-        let Ok(text) = proc_file::read(&self.roots.proc.join(format!("{pid}/cgroup"))) else {
-            return;
-        };
-        let Some(place) = memory_file::place(&String::from_utf8_lossy(&text)) else { return };
+        let unit = process.member.unit.clone();
+        // systemd's own name for a process that does not run its program yet.
+        let named = !process.comm.starts_with('(');
+        let place = self.place_of(pid);
+        // systemd moves a process into the hierarchies one after the other, and is seen doing so.
+        let placed = unit.is_empty() || place.as_ref().is_some_and(|p| p.path.contains(&unit));
+        if placed && named {
+            self.memory_sight.unsettled.remove(&pid);
+        } else {
+            let tries = self.memory_sight.unsettled.entry(pid).or_insert(0);
+            *tries += 1;
+            if *tries <= SETTLES_MAX {
+                self.plan(Task::Settle, SETTLE_US);
+            } else {
+                self.memory_sight.unsettled.remove(&pid);
+            }
+        }
+        let Some(place) = place else { return };
         self.memory_sight.of_pid.insert(pid, place.path.clone());
         for above in place.ancestors() {
             if above.read(&self.roots.sys).is_some_and(|reading| reading.limit.is_some()) {
@@ -111,6 +100,23 @@ impl Kernel<'_> {
             }
         }
         self.watch_cgroup(place);
+    }
+
+    fn place_of(&self, pid: u32) -> Option<Place> {
+        let text = proc_file::read(&self.roots.proc.join(format!("{pid}/cgroup"))).ok()?;
+        memory_file::place(&String::from_utf8_lossy(&text))
+    }
+
+    /// Looks again where the memory of young processes is counted.
+    pub(super) fn settle(&mut self) {
+        let unsettled: Vec<u32> = self.memory_sight.unsettled.keys().copied().collect();
+        for pid in unsettled {
+            if let Ok(stat) = proc_file::stat(&self.roots.proc, pid) {
+                self.processes.renamed(pid, stat.comm);
+            }
+            self.memory_sight.of_pid.remove(&pid);
+            self.watch_memory_of(pid);
+        }
     }
 
     fn watch_cgroup(&mut self, place: Place) {
@@ -204,15 +210,22 @@ impl Kernel<'_> {
     /// A process ended: if it was killed, its cgroup's counter tells by whom before anything else does.
     pub(super) fn memory_after_exit(&mut self, process: &Process, code: Option<u32>, at_us: u64) {
         let own = self.memory_sight.of_pid.remove(&process.pid);
-        let Some(path) = own.or_else(|| self.memory_sight.of_pid.get(&process.ppid).cloned())
-        else {
+        let unsettled = self.memory_sight.unsettled.remove(&process.pid).is_some();
+        if code.is_some_and(|code| code & 0x7f != 9) {
             return;
-        };
-        if code.is_none_or(|code| code & 0x7f == 9) {
-            self.flush();
-            self.read_memory(&path, at_us);
-            self.flush();
         }
+        self.flush();
+        let known = own.filter(|_| !unsettled);
+        let known = known.or_else(|| {
+            // The zombie still tells where it was counted.
+            let place = self.place_of(process.pid)?;
+            self.watch_cgroup(place.clone());
+            Some(place.path)
+        });
+        if let Some(path) = known.or_else(|| self.memory_sight.of_pid.get(&process.ppid).cloned()) {
+            self.read_memory(&path, at_us);
+        }
+        self.flush();
     }
 
     fn read_memory(&mut self, path: &str, at_us: u64) {
@@ -266,159 +279,5 @@ impl Kernel<'_> {
             let memory = &self.memory;
             self.memory_sight.notices.retain(|_, (_, path)| memory.get(path).is_some());
         }
-    }
-
-    /// Watches a pressure file. `false`: there is none.
-    fn watch_pressure(&mut self, cgroup: String, file: PathBuf) -> bool {
-        if proc_file::read(&file).is_err() {
-            return false;
-        }
-        if self.memory_sight.pressures.len() >= PRESSURES_MAX {
-            return true;
-        }
-        let token = PRESSURE_TOKENS + self.memory_sight.next_pressure;
-        self.memory_sight.next_pressure += 1;
-        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let armed = open(&file, flags, Mode::empty()).and_then(|fd| {
-            rustix::io::write(&fd, TRIGGER)?;
-            self.add_flags(&fd, token, epoll::EventFlags::PRI)?;
-            Ok(fd)
-        });
-        // Without a trigger (before 6.6 it takes CAP_SYS_RESOURCE) the averages are read every few seconds.
-        if armed.is_err() {
-            self.plan(Task::Pressure, PRESSURE_POLL_US);
-        }
-        let trigger = armed.ok();
-        let pressure = Pressure { cgroup, file, trigger, said: None, triggered_us: 0 };
-        self.memory_sight.pressures.insert(token, pressure);
-        true
-    }
-
-    pub(super) fn pressure_woken(&mut self, token: u64, flags: epoll::EventFlags) {
-        if flags.contains(epoll::EventFlags::ERR) {
-            // The cgroup is gone.
-            self.end_pressure(token);
-            return;
-        }
-        let now_us = self.facts.now_us();
-        if let Some(pressure) = self.memory_sight.pressures.get_mut(&token) {
-            pressure.triggered_us = now_us;
-        }
-        self.read_pressure(token);
-        self.plan(Task::Pressure, PRESSURE_LOOK_US);
-    }
-
-    pub(super) fn look_at_pressure(&mut self) {
-        let tokens: Vec<u64> = self.memory_sight.pressures.keys().copied().collect();
-        for token in tokens {
-            self.read_pressure(token);
-        }
-        let pressures = &self.memory_sight.pressures;
-        let (active, polled) = (
-            pressures.values().any(|p| p.said.is_some()),
-            pressures.values().any(|p| p.trigger.is_none()),
-        );
-        if active {
-            self.plan(Task::Pressure, PRESSURE_LOOK_US);
-        } else if polled {
-            self.plan(Task::Pressure, PRESSURE_POLL_US);
-        }
-    }
-
-    fn read_pressure(&mut self, token: u64) {
-        let Some(pressure) = self.memory_sight.pressures.get_mut(&token) else { return };
-        let read = proc_file::read(&pressure.file)
-            .ok()
-            .and_then(|text| memory_file::pressure(&String::from_utf8_lossy(&text)));
-        let Some((some, full)) = read else {
-            self.end_pressure(token);
-            return;
-        };
-        if let Some(fact) = pressure.look(some, full, self.facts.now_us()) {
-            self.facts.say(Kind::MemoryPressure(fact));
-        }
-    }
-
-    fn end_pressure(&mut self, token: u64) {
-        let Some(mut pressure) = self.memory_sight.pressures.remove(&token) else { return };
-        if pressure.said.take().is_some() {
-            self.facts.say(Kind::MemoryPressure(pressure.fact(0, 0, true)));
-        }
-    }
-}
-
-impl Pressure {
-    /// Takes a reading; the fact, if it is worth one.
-    fn look(&mut self, some: u32, full: u32, now_us: u64) -> Option<v1::MemoryPressure> {
-        let steps = |share: u32| PRESSURE_STEPS.iter().filter(|&&step| share >= step).count();
-        let reached = (steps(some), steps(full));
-        let triggered = self.triggered_us + PRESSURE_OVER_US > now_us && self.triggered_us > 0;
-        match self.said {
-            None if triggered || reached.0 > 1 || reached.1 > 0 => {
-                self.said = Some(reached);
-                Some(self.fact(some, full, false))
-            }
-            Some(_) if !triggered && some < PRESSURE_OVER_PERMYRIAD => {
-                self.said = None;
-                Some(self.fact(some, full, true))
-            }
-            Some(said) if reached.0 > said.0 || reached.1 > said.1 => {
-                self.said = Some((reached.0.max(said.0), reached.1.max(said.1)));
-                Some(self.fact(some, full, false))
-            }
-            _ => None,
-        }
-    }
-
-    fn fact(&self, some: u32, full: u32, ended: bool) -> v1::MemoryPressure {
-        v1::MemoryPressure {
-            cgroup: self.cgroup.clone(),
-            unit: of_path(&self.cgroup).unit,
-            some_permyriad: some,
-            full_permyriad: full,
-            ended,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Readings of `some` and `full`, 2 s apart; `true` where the trigger came.
-    #[track_caller]
-    fn check(readings: &[(bool, u32, u32)], expected: &[(u32, u32, bool)]) {
-        let mut pressure = Pressure {
-            cgroup: String::new(),
-            file: PathBuf::new(),
-            trigger: None,
-            said: None,
-            triggered_us: 0,
-        };
-        let mut said = Vec::new();
-        for (at, &(triggered, some, full)) in (1u64..).zip(readings) {
-            let now_us = 100_000_000 + at * PRESSURE_LOOK_US;
-            if triggered {
-                pressure.triggered_us = now_us;
-            }
-            let fact = pressure.look(some, full, now_us);
-            said.extend(fact.map(|f| (f.some_permyriad, f.full_permyriad, f.ended)));
-        }
-        assert_eq!(said, expected);
-    }
-
-    #[test]
-    fn pressure_begins_grows_and_ends() {
-        let over = [(false, 100, 0); 5];
-        let mut readings =
-            vec![(true, 180, 50), (true, 300, 60), (true, 1200, 700), (false, 900, 0)];
-        readings.extend(over);
-        check(&readings, &[(180, 50, false), (1200, 700, false), (100, 0, true)]);
-    }
-
-    #[test]
-    fn without_a_trigger_the_averages_tell() {
-        check(&[(false, 1100, 0), (false, 150, 0)], &[(1100, 0, false), (150, 0, true)]);
-        check(&[(false, 600, 0), (false, 150, 0)], &[]);
     }
 }

@@ -1,8 +1,9 @@
 //! Reading processes: connector, pidfd, scan.
 
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::fs::inotify;
 use rustix::thread::CapabilitySet;
 use why502_proto::{Kind, v1};
 
@@ -17,12 +18,19 @@ use crate::source::cgroup::Membership;
 const SCAN_US: u64 = 30_000_000;
 /// Where the connector is silent: have pids been given out?
 const NEW_PIDS_US: u64 = 1_000_000;
+/// New pids are looked at a second time so soon.
+const YOUNG_US: u64 = 30_000;
+/// Where systemd makes the cgroups of services: v2, v1, and v2 beside v1.
+const SLICES: [&str; 3] =
+    ["fs/cgroup/system.slice", "fs/cgroup/systemd/system.slice", "fs/cgroup/unified/system.slice"];
 /// New pids looked at one by one; beyond it a scan is cheaper.
 const NEW_PIDS_MAX: u32 = 256;
 /// Events taken before other things get their turn.
 const EVENTS_MAX: usize = 2048;
 /// Forks in one wake-up of which /proc is read, some 15 us each; in a storm the parent's record must do.
 const FORK_READS_MAX: u32 = 64;
+/// Nothing was left out for so long: all is said again.
+const LEFT_OUT_OVER_US: u64 = 2_000_000;
 /// The connector is tried again after it was refused: a capability may have been granted with a new user.
 const RETRY_US: u64 = 300_000_000;
 /// A listener is not opened by the exec but some milliseconds after it.
@@ -36,8 +44,12 @@ pub(super) struct Sight {
     last_pid: u32,
     /// Events were lost at this boot time.
     overrun_us: Option<u64>,
-    /// Starts and exits are being left out.
-    leaving_out: bool,
+    /// When starts and exits were left out last.
+    left_out_us: Option<u64>,
+    /// New pids that did not matter at the first look: systemd may not have moved them yet.
+    young: Vec<u32>,
+    /// Tells of new cgroups where the connector is silent.
+    slices: Option<OwnedFd>,
     /// Pids that were started lately: who opens a listener is mostly one of them.
     pub(super) recent: std::collections::VecDeque<u32>,
 }
@@ -91,8 +103,33 @@ impl Kernel<'_> {
         };
         let reason = format!("no process connector: {reason}; short-lived workers may be missed");
         self.observer.blinded(v1::Source::Process, "connector", &reason, grant);
+        self.watch_slices();
         self.plan(Task::NewPids, NEW_PIDS_US);
         self.plan(Task::Retry, RETRY_US);
+    }
+
+    /// systemd makes a cgroup for every service that it starts: notice enough to look for its processes.
+    fn watch_slices(&mut self) {
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        let Ok(fd) = inotify::init(flags) else { return };
+        for slice in SLICES {
+            let flags = inotify::WatchFlags::CREATE | inotify::WatchFlags::ONLYDIR;
+            // Only one of them is there.
+            let _ = inotify::add_watch(&fd, self.roots.sys.join(slice), flags);
+        }
+        if self.add(&fd, Token::Slices).is_ok() {
+            self.sight.slices = Some(fd);
+        }
+    }
+
+    pub(super) fn slices_woken(&mut self) {
+        if let Some(fd) = &self.sight.slices {
+            let mut buffer = [0u8; 4096];
+            while rustix::io::read(fd, &mut buffer).is_ok_and(|length| length == buffer.len()) {}
+        }
+        self.plan(Task::NewPids, 0);
+        self.looks.after_start();
+        self.plan(Task::Listeners, LOOK_AFTER_START_US);
     }
 
     /// Tries again for what was refused.
@@ -144,7 +181,7 @@ impl Kernel<'_> {
         if self.processes.get(parent).is_none() {
             return;
         }
-        let inherits = self.listeners.forked(parent, child);
+        self.listeners.forked(parent, child);
         let read = if *reads_left > 0 {
             *reads_left -= 1;
             proc_file::stat(&self.roots.proc, child).ok()
@@ -153,9 +190,6 @@ impl Kernel<'_> {
         };
         let started_us = proc_file::tick_us(self.boottime_of(at_ns));
         self.processes.forked((parent, child), started_us, read, &mut self.facts);
-        if inherits {
-            self.processes.inherits(child);
-        }
     }
 
     fn execed(&mut self, pid: u32) {
@@ -215,7 +249,10 @@ impl Kernel<'_> {
 
     pub(super) fn pidfd_woken(&mut self, token: u64, hung_up: bool) {
         match self.pidfds.woken(&self.roots.proc, token, hung_up) {
-            Told::Ended { pid, code } => {
+            Told::Ended { pid, code, comm } => {
+                if let Some(comm) = comm {
+                    self.processes.renamed(pid, comm);
+                }
                 let now_us = self.facts.now_us();
                 let listeners = self.listeners.addresses_of(pid, now_us);
                 let ended = self.process_ended(pid, code, v1::Witness::Pidfd, now_us);
@@ -268,6 +305,7 @@ impl Kernel<'_> {
         for &pid in &new {
             self.watch_memory_of(pid);
         }
+        self.tell_left_out();
         if self.connector.is_some() {
             return;
         }
@@ -285,18 +323,18 @@ impl Kernel<'_> {
                 self.read_process(pid, v1::Witness::Scan);
             }
         }
-        self.tell_left_out();
     }
 
     fn tell_left_out(&mut self) {
-        let left_out = self.processes.take_left_out();
-        if left_out > 0 && !self.sight.leaving_out {
-            self.sight.leaving_out = true;
-            self.flush();
-            let reason = "too many starts and exits of workers in a second; some are left out";
-            self.observer.blinded(v1::Source::Process, "short-lived", reason, "");
-        } else if left_out == 0 && self.sight.leaving_out {
-            self.sight.leaving_out = false;
+        let now_us = self.facts.now_us();
+        if self.processes.take_left_out() > 0 {
+            if self.sight.left_out_us.replace(now_us).is_none() {
+                self.flush();
+                let reason = "more starts and exits of workers than are said in a second";
+                self.observer.blinded(v1::Source::Process, "short-lived", reason, "");
+            }
+        } else if self.sight.left_out_us.is_some_and(|us| us + LEFT_OUT_OVER_US < now_us) {
+            self.sight.left_out_us = None;
             self.flush();
             self.observer.seeing(v1::Source::Process, "short-lived");
         }
@@ -361,7 +399,6 @@ impl Kernel<'_> {
             let code = code.filter(|&code| code != 0);
             self.process_ended(pid, code, v1::Witness::Scan, self.facts.now_us());
         }
-        self.tell_left_out();
     }
 
     fn is_zombie(&self, pid: u32) -> bool {
@@ -372,7 +409,9 @@ impl Kernel<'_> {
     /// Where the connector is silent: looks at the pids that were given out since the last look.
     pub(super) fn look_for_new_pids(&mut self) {
         self.plan(Task::NewPids, NEW_PIDS_US);
-        self.tell_left_out();
+        for pid in std::mem::take(&mut self.sight.young) {
+            self.read_process(pid, v1::Witness::Scan);
+        }
         let Some(last) = proc_file::last_pid(&self.roots.proc) else { return };
         let known = std::mem::replace(&mut self.sight.last_pid, last);
         if last == known {
@@ -387,7 +426,12 @@ impl Kernel<'_> {
         for pid in known + 1..=last {
             self.sight.ignored.remove(&pid);
             self.sight.started(pid);
-            self.read_process(pid, v1::Witness::Scan);
+            if !self.read_process(pid, v1::Witness::Scan) {
+                self.sight.young.push(pid);
+            }
+        }
+        if !self.sight.young.is_empty() {
+            self.plan(Task::NewPids, YOUNG_US);
         }
     }
 }

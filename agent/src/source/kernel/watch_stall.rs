@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use why502_proto::{Kind, v1};
 
 use super::proc_file;
+use super::process::Process;
 use super::stall::{Look, Stalls};
 use super::thread_state::{Kernel, Task};
 
@@ -12,6 +13,8 @@ use super::thread_state::{Kernel, Task};
 const LOOK_US: u64 = 2_000_000;
 /// While connections wait in a queue, or something stalls.
 const LOOK_SUSPECT_US: u64 = 1_000_000;
+/// Main processes are looked at as often for so long after their start: they may open a listener yet.
+const YOUNG_US: u64 = 60_000_000;
 /// Its workers are looked at every so many looks.
 const LOOKS_OF_WORKERS: u64 = 3;
 /// Processes looked at in one look.
@@ -58,10 +61,12 @@ impl Kernel<'_> {
         let holders: BTreeSet<u32> =
             self.listeners.iter().filter_map(|l| l.owner.as_ref()).map(|p| p.pid).collect();
         let own = std::process::id();
+        let now_us = self.facts.now_us();
+        let young = |p: &Process| p.main && p.started_us + YOUNG_US > now_us;
         let chosen: Vec<u32> = self
             .processes
             .iter()
-            .filter(|p| holders.contains(&p.pid) || (workers_too && (p.owns || p.main)))
+            .filter(|p| holders.contains(&p.pid) || young(p) || (workers_too && (p.owns || p.main)))
             .map(|p| p.pid)
             .filter(|&pid| pid != own)
             .take(PROCESSES_MAX)

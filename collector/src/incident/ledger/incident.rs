@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use why502_proto::{rfc3339, v1};
 
-use super::{LATE_WITHIN_US, ROUTES_MAX};
+use super::{LATE_WITHIN_US, ROUTES_MAX, rank};
 use crate::store::IncidentRow;
 
 /// A symptom must be gone for this long: a service that restarts every second is one incident.
@@ -56,9 +56,7 @@ impl Incident {
         self.clear_since_us = None;
         self.row.held_us = now_us;
         let before = self.row.explanation.clone();
-        let lost = before.verdict == "explained" && explanation.verdict != "explained";
-        if lost {
-            // What explained it has aged out of the window; it is true all the same.
+        if before.verdict == "explained" && !takes_over(&before, &explanation) {
             self.add_routes(&explanation.routes);
             self.count(explanation.symptom, &explanation.kind);
         } else {
@@ -170,4 +168,14 @@ impl Incident {
         self.row.explanation.updated = rfc3339(now_us);
         self.row.clone()
     }
+}
+
+/// Whether other words take the place of an explanation. Not where they know less: what explained it has aged out
+/// of the window, and is true all the same. Nor where nothing failed since: what a service does afterwards (it
+/// starts, slowly) is no reason for what failed before.
+fn takes_over(old: &v1::Explanation, new: &v1::Explanation) -> bool {
+    let last = |e: &v1::Explanation| e.symptom.clone().unwrap_or_default().last;
+    let surer = (rank(new), new.chain.len()) > (rank(old), old.chain.len());
+    let since = last(new) > last(old) || old.kind != "observed";
+    new.verdict == "explained" && (new.root_cause == old.root_cause || since || surer)
 }

@@ -6,7 +6,7 @@ use super::*;
 
 const NOON: i64 = 1_764_000_000_000_000;
 
-/// Plays looks: each line is `SECONDS ENDPOINT ROUTE CAUSE [COUNT]`, or `SECONDS -` for a look with no answer;
+/// Plays looks: each line is `SECONDS ENDPOINT ROUTE CAUSE [COUNT [LAST]]`, or `SECONDS -` for a look with no answer;
 /// lines of one time are one look. Gives what was written, one line each.
 fn play(script: &str) -> String {
     let mut ledger = Ledger::default();
@@ -46,6 +46,7 @@ fn answer(words: &[&str]) -> Answer {
     let (endpoint, route) = (text(words[0]), text(words[1]));
     let unknown = words[2] == "unknown";
     let count = words.get(3).map_or(1, |count| count.parse().unwrap());
+    let last = words.get(4).copied().unwrap_or_default().to_owned();
     let question =
         Question { gateway: "gw".into(), route: route.clone(), endpoint: endpoint.clone() };
     let explanation = v1::Explanation {
@@ -54,7 +55,7 @@ fn answer(words: &[&str]) -> Answer {
         endpoint,
         verdict: if unknown { "unknown" } else { "explained" }.into(),
         root_cause: if unknown { String::new() } else { words[2].into() },
-        symptom: Some(v1::Symptom { count, ..v1::Symptom::default() }),
+        symptom: Some(v1::Symptom { count, last, ..v1::Symptom::default() }),
         ..v1::Explanation::default()
     };
     (question, Some(explanation))
@@ -63,9 +64,9 @@ fn answer(words: &[&str]) -> Answer {
 #[test]
 fn an_explanation_that_gets_better_stays_the_same_incident() {
     let out = play(
-        "0 a:1 / unknown
-         1 a:1 / process.not_running
-         2 a:1 / process.oom_killed",
+        "0 a:1 / unknown 1 t0
+         1 a:1 / process.not_running 1 t1
+         2 a:1 / process.oom_killed 1 t2",
     );
     assert_eq!(
         out,
@@ -78,6 +79,16 @@ fn an_explanation_that_gets_better_stays_the_same_incident() {
 fn evidence_that_ages_out_of_sight_does_not_unexplain() {
     let out = play("0 a:1 / process.oom_killed\n1 a:1 / unknown");
     assert_eq!(out, "0 #1 open a:1 / process.oom_killed 1\n");
+}
+
+#[test]
+fn what_happens_after_the_last_failure_is_not_its_cause() {
+    let out = play(
+        "0 a:1 / process.oom_killed 1 t0
+         1 a:1 / process.starting 1 t0
+         2 a:1 / process.starting 2 t2",
+    );
+    assert_eq!(out, "0 #1 open a:1 / process.oom_killed 1\n2 #1 open a:1 / process.starting 2\n");
 }
 
 #[test]
