@@ -21,12 +21,18 @@ use super::words::LastWords;
 use super::{kernel_line, message, patterns};
 use crate::clock::{self, Moment};
 
-/// How often the headers of the active files are looked at: a reader that is 25 ms late on average, for one short
-/// system call each.
+/// How often the headers of the active files are looked at while records come: a reader that is 25 ms late on average.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// libsystemd is asked what inotify told it at every so many looks, or at each of so many after a file was put away.
-const LOOKS_BETWEEN: u32 = 20;
+/// The same after a silence of [`ACTIVE_FOR`]: being woken costs more than looking, and an idle host shall not feel us.
+const LOOK_IDLE: Duration = Duration::from_millis(200);
+const ACTIVE_FOR: Duration = Duration::from_secs(5);
+
+/// How often libsystemd is asked what inotify told it.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// For so long after a file was put away it is asked at each look.
+const ATTENTIVE_FOR: Duration = Duration::from_secs(1);
 
 /// How often the parent hears that we are alive.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(3);
@@ -136,17 +142,19 @@ impl<W: Write> Reader<'_, W> {
         root: &Path,
         mut headers: Headers,
     ) -> Result<std::convert::Infallible, Stop> {
-        let (mut barren, mut looks, mut attentive) = (0, 0, 0);
+        let begun = Instant::now();
+        let (mut barren, mut grown_at, mut asked_at, mut turned_at) = (0, begun, begun, None);
         loop {
-            std::thread::sleep(LOOK_EVERY);
+            let idle = grown_at.elapsed() > ACTIVE_FOR;
+            std::thread::sleep(if idle { LOOK_IDLE } else { LOOK_EVERY });
             let look = headers.look();
-            looks += 1;
             if look.turned {
-                attentive = LOOKS_BETWEEN;
+                turned_at = Some(Instant::now());
             }
             let mut told = false;
-            if attentive > 0 || looks >= LOOKS_BETWEEN {
-                (attentive, looks) = (attentive.saturating_sub(1), 0);
+            let attentive = turned_at.is_some_and(|at: Instant| at.elapsed() < ATTENTIVE_FOR);
+            if attentive || asked_at.elapsed() >= ASK_EVERY {
+                asked_at = Instant::now();
                 match self.journal.wait(Some(Duration::ZERO))? {
                     JournalWaitResult::Nop => {}
                     JournalWaitResult::Append => told = true,
@@ -157,6 +165,7 @@ impl<W: Write> Reader<'_, W> {
                 }
             }
             if look.grown || told {
+                grown_at = Instant::now();
                 let count = self.drain()?;
                 barren = if count == 0 && look.grown { barren + 1 } else { 0 };
                 if barren > BARREN_MAX {
