@@ -20,8 +20,10 @@ use crate::source::Roots;
 mod frame;
 mod header;
 mod kernel_line;
+mod log_files;
 mod message;
 pub mod patterns;
+mod place;
 mod reader;
 mod record;
 mod words;
@@ -77,7 +79,11 @@ pub fn reader_main() -> ExitCode {
 /// Follows the journal until the agent shuts down.
 pub async fn run(roots: Roots, observer: Observer, marks: Marks) {
     let reader = Reader::of_this_program(&roots);
-    run_with(reader, roots, observer, marks).await;
+    // Both end only when the agent does.
+    tokio::join!(
+        log_files::follow(&roots, &observer, &marks),
+        run_with(reader, roots.clone(), observer.clone(), marks.clone()),
+    );
 }
 
 /// Like [`run`], with another program to read.

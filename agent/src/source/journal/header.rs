@@ -15,8 +15,15 @@ const DIRECTORIES: [&str; 2] = ["run/log/journal", "var/log/journal"];
 /// The file that journald appends the records of the system and its services to.
 const ACTIVE: &str = "system.journal";
 
+/// Offset of `state` in the header: online, offline or archived.
+const STATE_AT: u64 = 16;
+
 /// Offset of `n_entries` in the header.
 const N_ENTRIES_AT: u64 = 152;
+
+/// From `state` to the end of `n_entries`.
+const PART: usize = 144;
+const _: () = assert!(STATE_AT + PART as u64 == N_ENTRIES_AT + 8);
 
 /// How many active files are watched: one for each machine id, and a host has one of those.
 const FILES_MAX: usize = 8;
@@ -24,7 +31,23 @@ const FILES_MAX: usize = 8;
 /// The active files of this host.
 #[derive(Debug, Default)]
 pub(super) struct Headers {
-    files: Vec<(File, u64)>,
+    files: Vec<(File, Header)>,
+}
+
+/// What matters of a header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Header {
+    state: u8,
+    entries: u64,
+}
+
+/// What headers tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Look {
+    /// There are more records.
+    pub(super) grown: bool,
+    /// journald may have put a file away and begun another one.
+    pub(super) turned: bool,
 }
 
 impl Headers {
@@ -32,28 +55,31 @@ impl Headers {
     pub(super) fn open(root: &Path) -> Self {
         let open = |path: PathBuf| File::open(path).ok();
         let files = active_files(root).into_iter().filter_map(open).map(|file| {
-            let entries = entries(&file).unwrap_or_default();
-            (file, entries)
+            let header = header(&file).unwrap_or_default();
+            (file, header)
         });
         Self { files: files.take(FILES_MAX).collect() }
     }
 
-    /// Whether any has grown since the last call.
-    pub(super) fn changed(&mut self) -> bool {
-        let mut changed = false;
+    /// What changed since the last call.
+    pub(super) fn look(&mut self) -> Look {
+        let mut look = Look::default();
         for (file, last) in &mut self.files {
-            let now = entries(file).unwrap_or(*last);
-            changed |= now != *last;
+            // A file that is cut off is as good as put away.
+            let now = header(file).unwrap_or_default();
+            look.grown |= now.entries != last.entries;
+            look.turned |= now.state != last.state;
             *last = now;
         }
-        changed
+        look
     }
 }
 
-fn entries(file: &File) -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    file.read_exact_at(&mut bytes, N_ENTRIES_AT)?;
-    Ok(u64::from_le_bytes(bytes))
+fn header(file: &File) -> io::Result<Header> {
+    let mut part = [0; PART];
+    file.read_exact_at(&mut part, STATE_AT)?;
+    let (state, rest) = (part[0], part.last_chunk::<8>());
+    Ok(Header { state, entries: rest.copied().map(u64::from_le_bytes).unwrap_or_default() })
 }
 
 /// Why the journal cannot be read, and what would mend it.
@@ -119,12 +145,17 @@ mod tests {
         file.write_all(&[0; 256]).unwrap();
         assert_eq!(sight(root.path()), Ok(()));
         let mut headers = Headers::open(root.path());
-        assert!(!headers.changed());
+        let same = Look::default();
+        assert_eq!(headers.look(), same);
         file.seek(SeekFrom::Start(N_ENTRIES_AT)).unwrap();
         file.write_all(&7u64.to_le_bytes()).unwrap();
-        assert!(headers.changed());
-        assert!(!headers.changed());
+        assert_eq!(headers.look(), Look { grown: true, turned: false });
+        assert_eq!(headers.look(), same);
+        file.seek(SeekFrom::Start(STATE_AT)).unwrap();
+        file.write_all(&[2]).unwrap();
+        assert_eq!(headers.look(), Look { grown: false, turned: true });
         file.set_len(100).unwrap();
-        assert!(!headers.changed());
+        assert!(headers.look().turned);
+        assert_eq!(headers.look(), same);
     }
 }

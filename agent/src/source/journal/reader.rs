@@ -9,30 +9,36 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 use systemd::id128::Id128;
-use systemd::journal::{OpenDirectoryOptions, OpenOptions};
 use systemd::{Journal, JournalWaitResult};
 use why502_proto::{Kind, v1};
 
 use super::frame::{self, Frame, Request};
 use super::header::{self, Blind, Headers};
 use super::kernel_line::KernelLines;
-use super::record::{FIELDS_MAX, Record, VALUE_MAX, text};
+use super::place::{blinded, fact, open, seek};
+use super::record::{FIELDS_MAX, Record, text};
 use super::words::LastWords;
 use super::{kernel_line, message, patterns};
 use crate::clock::{self, Moment};
 
-/// How often the headers of the active files are looked at: a reader that is 25 ms late on average, for 20 short system
-/// calls a second.
+/// How often the headers of the active files are looked at while records come: a reader that is 25 ms late on average.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// The same after a silence of [`ACTIVE_FOR`]: being woken costs more than looking, and an idle host shall not feel us.
+const LOOK_IDLE: Duration = Duration::from_millis(200);
+const ACTIVE_FOR: Duration = Duration::from_secs(5);
+
+/// How often libsystemd is asked what inotify told it.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// For so long after a file was put away it is asked at each look.
+const ATTENTIVE_FOR: Duration = Duration::from_secs(1);
+
 /// How often the parent hears that we are alive.
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(2);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(3);
 
 /// How often the parent learns how far we are while there is nothing to tell.
 const POSITION_EVERY: Duration = Duration::from_secs(5);
-
-/// How far back a reader goes that was away for long. Older facts explain no incident of now.
-const BACKLOG_MAX_US: i64 = 3_600_000_000;
 
 /// A record that its sender dated earlier than this before journald took it has a clock of its own.
 const DELAY_MAX_US: u64 = 60_000_000;
@@ -87,7 +93,7 @@ impl From<systemd::Error> for Stop {
 fn read(request: &Request, out: &mut impl Write) -> Result<std::convert::Infallible, Stop> {
     let root = Path::new(&request.root);
     header::sight(root).map_err(Stop::Blind)?;
-    let mut headers = Headers::open(root);
+    let headers = Headers::open(root);
     let mut journal = open(&request.root)?;
     let gap = seek(&mut journal, &request.cursor)?;
     let mut reader = Reader {
@@ -105,108 +111,9 @@ fn read(request: &Request, out: &mut impl Write) -> Result<std::convert::Infalli
     if let Some(fact) = gap {
         reader.write(vec![fact])?;
     }
-    while reader.drain()? == DRAIN_MAX {}
+    reader.drain()?;
     reader.seeing()?;
-    let mut barren = 0;
-    loop {
-        let grown = match reader.journal.wait(Some(LOOK_EVERY))? {
-            JournalWaitResult::Nop => headers.changed(),
-            JournalWaitResult::Append => true,
-            JournalWaitResult::Invalidate => {
-                headers = Headers::open(root);
-                true
-            }
-        };
-        if grown {
-            let changed = headers.changed();
-            let count = reader.drain()?;
-            barren = if count == 0 && changed { barren + 1 } else { 0 };
-            if barren > BARREN_MAX {
-                return Err(Stop::Blind(Blind {
-                    reason: "the journal grows and its records cannot be read".into(),
-                    grant: "look at it with journalctl --verify".into(),
-                }));
-            }
-        }
-        reader.heartbeat()?;
-    }
-}
-
-fn open(root: &str) -> systemd::Result<Journal> {
-    let mut journal = if root == "/" {
-        OpenOptions::default().system(true).local_only(true).open()?
-    } else {
-        OpenDirectoryOptions::default().os_root(true).open_directory(root)?
-    };
-    journal.set_data_threshold(VALUE_MAX)?;
-    Ok(journal)
-}
-
-/// Goes to where the next record to read follows. Gives back a fact where records were lost on the way.
-fn seek(journal: &mut Journal, cursor: &str) -> systemd::Result<Option<v1::Fact>> {
-    if cursor.is_empty() {
-        to_tail(journal)?;
-        return Ok(None);
-    }
-    let now = Moment::now();
-    let left = left_at(cursor).map(|us| now.at_realtime(us).boottime_us);
-    if journal.seek_cursor(cursor).is_err() {
-        to_tail(journal)?;
-        return Ok(Some(gap("its place in the journal was not valid", left)));
-    }
-    // libsystemd goes to the nearest record where the one of the cursor is gone, and does not say so.
-    if journal.next()? == 0 {
-        to_tail(journal)?;
-        return Ok(Some(gap("records were removed before they were read", left)));
-    }
-    let oldest_us = u64::try_from(now.realtime_us - BACKLOG_MAX_US).unwrap_or(0);
-    if journal.timestamp_usec()? < oldest_us {
-        journal.seek_realtime_usec(oldest_us)?;
-        return Ok(Some(gap("it was away for more than an hour", left)));
-    }
-    if journal.test_cursor(cursor)? {
-        return Ok(None);
-    }
-    // We stand at the record that follows the gap, and it is to be read.
-    if journal.previous()? == 0 {
-        journal.seek_head()?;
-    }
-    Ok(Some(gap("records were removed before they were read", left)))
-}
-
-/// When journald took in the record of a cursor: its part "t=", microseconds since 1970 in hexadecimal.
-fn left_at(cursor: &str) -> Option<i64> {
-    let time = cursor.split(';').find_map(|part| part.strip_prefix("t="))?;
-    i64::from_str_radix(time, 16).ok()
-}
-
-fn to_tail(journal: &mut Journal) -> systemd::Result<()> {
-    journal.seek_tail()?;
-    if journal.previous()? == 0 {
-        journal.seek_head()?;
-    }
-    Ok(())
-}
-
-fn gap(reason: &str, since_us: Option<u64>) -> v1::Fact {
-    blinded(Blind { reason: reason.into(), grant: String::new() }, since_us)
-}
-
-fn blinded(blind: Blind, since_us: Option<u64>) -> v1::Fact {
-    fact(
-        Moment::now(),
-        Kind::SourceBlinded(v1::SourceBlinded {
-            source: v1::Source::Journal.into(),
-            scope: String::new(),
-            reason: blind.reason,
-            grant: blind.grant,
-            since_us,
-        }),
-    )
-}
-
-fn fact(at: Moment, kind: Kind) -> v1::Fact {
-    v1::Fact { seq: 0, boottime_us: at.boottime_us, realtime_us: at.realtime_us, kind: Some(kind) }
+    reader.follow(root, headers)
 }
 
 /// So many records at once, then the parent hears that we are alive.
@@ -229,8 +136,64 @@ struct Reader<'a, W> {
 }
 
 impl<W: Write> Reader<'_, W> {
-    /// Reads what is there, at most [`DRAIN_MAX`] records; gives back how many.
+    /// Waits for more and reads it, for ever.
+    fn follow(
+        &mut self,
+        root: &Path,
+        mut headers: Headers,
+    ) -> Result<std::convert::Infallible, Stop> {
+        let begun = Instant::now();
+        let (mut barren, mut grown_at, mut asked_at, mut turned_at) = (0, begun, begun, None);
+        loop {
+            let idle = grown_at.elapsed() > ACTIVE_FOR;
+            std::thread::sleep(if idle { LOOK_IDLE } else { LOOK_EVERY });
+            let look = headers.look();
+            if look.turned {
+                turned_at = Some(Instant::now());
+            }
+            let mut told = false;
+            let attentive = turned_at.is_some_and(|at: Instant| at.elapsed() < ATTENTIVE_FOR);
+            if attentive || asked_at.elapsed() >= ASK_EVERY {
+                asked_at = Instant::now();
+                match self.journal.wait(Some(Duration::ZERO))? {
+                    JournalWaitResult::Nop => {}
+                    JournalWaitResult::Append => told = true,
+                    JournalWaitResult::Invalidate => {
+                        told = true;
+                        headers = Headers::open(root);
+                    }
+                }
+            }
+            if look.grown || told {
+                grown_at = Instant::now();
+                let count = self.drain()?;
+                barren = if count == 0 && look.grown { barren + 1 } else { 0 };
+                if barren > BARREN_MAX {
+                    return Err(Stop::Blind(Blind {
+                        reason: "the journal grows and its records cannot be read".into(),
+                        grant: "look at it with journalctl --verify".into(),
+                    }));
+                }
+            }
+            self.heartbeat()?;
+        }
+    }
+
+    /// Reads all that is there; gives back how many records. The parent hears of us on the way.
     fn drain(&mut self) -> Result<usize, Stop> {
+        let mut count = 0;
+        loop {
+            let read = self.drain_some()?;
+            count += read;
+            if read < DRAIN_MAX {
+                return Ok(count);
+            }
+            self.heartbeat()?;
+        }
+    }
+
+    /// Reads what is there, at most [`DRAIN_MAX`] records; gives back how many.
+    fn drain_some(&mut self) -> Result<usize, Stop> {
         let mut count = 0;
         let mut failed = 0;
         while count < DRAIN_MAX {
@@ -403,16 +366,5 @@ impl<W: Write> Reader<'_, W> {
             self.wrote_at = Instant::now();
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn a_cursor_tells_its_time() {
-        let cursor = "s=00;i=1700d;b=37d37f91;m=18e9b5f20;t=661069279ca48;x=3037097fbaf4c5ee";
-        assert_eq!(super::left_at(cursor), Some(0x6_6106_9279_ca48));
-        assert_eq!(super::left_at("s=1;t=zz"), None);
-        assert_eq!(super::left_at(""), None);
     }
 }
