@@ -321,8 +321,9 @@ fn ungrounded(scenario: &Scenario, answer: &v1::Explanation, store: &Store) -> V
                 problems.push(format!("{} cites {id} of a host it does not name", link.cause));
             }
             let tolerance = store.tolerance_us.get(&fact.host).copied().unwrap_or(0);
-            if fact.at_us > effect_us.saturating_add(tolerance + WITNESSES_US) {
-                let late = fact.at_us - effect_us;
+            let begun_us = fact.at_us - period_us(&fact.text);
+            if begun_us > effect_us.saturating_add(tolerance + WITNESSES_US) {
+                let late = begun_us - effect_us;
                 problems.push(format!(
                     "{} cites {id} ({}), {} ms after its effect",
                     link.cause,
@@ -337,6 +338,12 @@ fn ungrounded(scenario: &Scenario, answer: &v1::Explanation, store: &Store) -> V
         }
     }
     problems
+}
+
+/// A counter's fact is of a period, and is dated at its end.
+fn period_us(text: &str) -> i64 {
+    let ms = text.split(' ').find_map(|word| word.strip_prefix("period_ms=")?.parse::<i64>().ok());
+    ms.unwrap_or(0).saturating_mul(1000)
 }
 
 /// From the first failed request to the first right explanation.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -142,10 +142,12 @@ fn try_run(scenario: &Scenario, options: &Options) -> Result<Outcome, RunError> 
         }
     }
     seen.requests = client.requests();
-    if options.keep {
-        keep_answer(&lab, &seen);
+    let mut outcome = judge::judge(scenario, &seen);
+    if !outcome.ok() && !seen.dry {
+        let kept = keep_evidence(scenario, &seen).map_err(io("keep the evidence"))?;
+        outcome.problems.push(format!("see {}", kept.display()));
     }
-    Ok(judge::judge(scenario, &seen))
+    Ok(outcome)
 }
 
 fn wait_healthy(scenario: &Scenario, client: &Client) -> Result<(), RunError> {
@@ -232,15 +234,25 @@ fn tail(path: &Path) -> String {
     lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
 }
 
-/// What was said, beside the kept hosts.
-fn keep_answer(lab: &Lab, seen: &Seen) {
-    let Some(look) = seen.looks.last() else { return };
-    let json: Vec<_> =
-        look.incidents.iter().filter_map(|i| why502_proto::to_json(i).ok()).collect();
-    if let Ok(text) = serde_json::to_string_pretty(&json) {
-        // Only for people; a run does not fail for it.
-        let _ = fs::write(lab.dir().join("incidents.json"), text);
+/// All that was said and stored, for whoever mends a wrong answer: one file in the temporary directory.
+fn keep_evidence(scenario: &Scenario, seen: &Seen) -> io::Result<PathBuf> {
+    let dir = std::env::temp_dir().join("why502-bench");
+    fs::create_dir_all(&dir)?;
+    let path = dir.join(format!("{}.txt", scenario.name));
+    let mut file = fs::File::create(&path)?;
+    let last = seen.looks.iter().rev().find(|look| look.at_us <= seen.judged_us);
+    for incident in last.map_or(&[][..], |look| &look.incidents) {
+        let json = why502_proto::to_json(incident).map_err(io::Error::other)?;
+        writeln!(file, "{json:#}")?;
     }
+    let mut facts: Vec<_> = seen.store.facts.iter().collect();
+    facts.sort_by_key(|(_, fact)| fact.at_us);
+    for (id, fact) in facts {
+        let seq = id.rsplit('/').next().unwrap_or("");
+        let offset_ms = (fact.at_us - seen.broken_us) / 1000;
+        writeln!(file, "{offset_ms:+} ms {} {seq} {} {}", fact.host, fact.kind, fact.text)?;
+    }
+    Ok(path)
 }
 
 fn now_us() -> i64 {
