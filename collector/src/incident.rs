@@ -37,8 +37,12 @@ const GATHER: Duration = Duration::from_millis(8);
 const APART: Duration = Duration::from_millis(200);
 /// Gateways with open incidents are looked at this often without any new fact: time resolves them.
 const WATCH: Duration = Duration::from_secs(1);
-/// So are those of which facts came this recently: what is wrong is predicted only once it has lasted.
-const SETTLING: Duration = Duration::from_secs(10);
+/// So are those of which facts came this recently: what is wrong is predicted only once it has lasted, a start for
+/// 30 s.
+const SETTLING: Duration = Duration::from_secs(40);
+/// And this often while facts came just now: rules wait a second for words that decide between two answers.
+const WATCH_FRESH: Duration = APART;
+const FRESH: Duration = Duration::from_secs(4);
 /// Longest look at one gateway.
 const LOOK_MAX: Duration = Duration::from_millis(50);
 /// Commits taken in between two looks.
@@ -263,10 +267,10 @@ impl Incidents {
         let watched = self.ledger.watches(gateway);
         if let Some(due) = self.due.get_mut(gateway) {
             due.last = Some(now);
-            let settling = due.heard.is_some_and(|heard| now - heard < SETTLING);
-            let watched = watched || settling;
-            if watched && due.at.is_none() {
-                due.at = Some(now + WATCH);
+            let since = due.heard.map_or(SETTLING, |heard| now - heard);
+            if (watched || since < SETTLING) && due.at.is_none() {
+                let fresh = watched && since < FRESH;
+                due.at = Some(now + if fresh { WATCH_FRESH } else { WATCH });
             }
         }
     }

@@ -48,12 +48,8 @@ pub(super) struct Late {
 impl Ledger {
     /// Goes on with what is stored.
     pub(super) fn restore(rows: Vec<IncidentRow>) -> Self {
-        let restored = |row: IncidentRow| {
-            let resolved = row.explanation.state != "open";
-            let clear_since_us = resolved.then_some(row.updated_us);
-            let written_us = row.updated_us;
-            (row.explanation.incident.clone(), Incident { row, clear_since_us, written_us })
-        };
+        let restored =
+            |row: IncidentRow| (row.explanation.incident.clone(), Incident::restored(row));
         Self { incidents: rows.into_iter().map(restored).collect() }
     }
 
@@ -146,8 +142,7 @@ impl Ledger {
             return None;
         }
         incident.replace(explanation, now_us);
-        incident.written_us = now_us;
-        Some(incident.row.clone())
+        Some(incident.write(now_us))
     }
 
     fn of<'a>(&'a self, gateway: &'a str) -> impl Iterator<Item = &'a Incident> {

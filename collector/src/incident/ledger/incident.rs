@@ -11,6 +11,8 @@ use crate::store::IncidentRow;
 const RESOLVED_AFTER_US: i64 = 3_000_000;
 /// A count alone is written this seldom.
 const COUNT_EVERY_US: i64 = 5_000_000;
+/// Words alone ("for 5 s") are written this seldom; another answer is written at once.
+const WORDS_EVERY_US: i64 = 1_000_000;
 
 /// An incident, and what decides about its next step.
 #[derive(Clone, Debug)]
@@ -18,7 +20,9 @@ pub(super) struct Incident {
     pub(super) row: IncidentRow,
     /// Since when the symptom is gone.
     pub(super) clear_since_us: Option<i64>,
-    pub(super) written_us: i64,
+    /// What is on disk, and since when.
+    written: v1::Explanation,
+    written_us: i64,
 }
 
 impl Incident {
@@ -33,9 +37,17 @@ impl Incident {
         explanation.state = "open".into();
         explanation.opened = rfc3339(now_us);
         explanation.updated = rfc3339(now_us);
+        let written = explanation.clone();
         let row =
             IncidentRow { explanation, opened_us: now_us, updated_us: now_us, held_us: now_us };
-        Self { row, clear_since_us: None, written_us: now_us }
+        Self { row, clear_since_us: None, written, written_us: now_us }
+    }
+
+    pub(super) fn restored(row: IncidentRow) -> Self {
+        let resolved = row.explanation.state != "open";
+        let clear_since_us = resolved.then_some(row.updated_us);
+        let (written, written_us) = (row.explanation.clone(), row.updated_us);
+        Self { row, clear_since_us, written, written_us }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -65,16 +77,11 @@ impl Incident {
         let now = &mut self.row.explanation;
         now.state = "open".into();
         now.resolved = String::new();
-        let counted = before.symptom != now.symptom;
-        let words = {
-            let bare = |e: &v1::Explanation| v1::Explanation {
-                symptom: None,
-                updated: String::new(),
-                ..e.clone()
-            };
-            bare(&before) != bare(now)
-        };
-        let due = words || reopened || (counted && now_us - self.written_us >= COUNT_EVERY_US);
+        let age_us = now_us - self.written_us;
+        let due = reopened
+            || answer(now) != answer(&self.written)
+            || (age_us >= WORDS_EVERY_US && words(now) != words(&self.written))
+            || (age_us >= COUNT_EVERY_US && now.symptom != self.written.symptom);
         due.then(|| self.write(now_us))
     }
 
@@ -162,12 +169,30 @@ impl Incident {
         }
     }
 
-    fn write(&mut self, now_us: i64) -> IncidentRow {
-        self.written_us = now_us;
+    pub(super) fn write(&mut self, now_us: i64) -> IncidentRow {
         self.row.updated_us = now_us;
         self.row.explanation.updated = rfc3339(now_us);
+        self.written = self.row.explanation.clone();
+        self.written_us = now_us;
         self.row.clone()
     }
+}
+
+/// What an explanation comes to.
+fn answer(explanation: &v1::Explanation) -> impl PartialEq {
+    let chain = explanation.chain.iter().map(|link| (link.cause.clone(), link.host.clone()));
+    (
+        explanation.root_cause.clone(),
+        explanation.confidence.clone(),
+        explanation.kind.clone(),
+        explanation.routes.clone(),
+        chain.collect::<Vec<_>>(),
+    )
+}
+
+/// Everything but its numbers.
+fn words(explanation: &v1::Explanation) -> v1::Explanation {
+    v1::Explanation { symptom: None, updated: String::new(), ..explanation.clone() }
 }
 
 /// Whether other words take the place of an explanation. Not where they know less: what explained it has aged out
