@@ -139,3 +139,13 @@ fn more_hosts_than_lanes_share_the_last() {
     let page = incident::page(chrome, &explanation, &BTreeMap::new(), now()).render().unwrap();
     assert!(page.contains("lanes-4") && page.contains("other hosts") && page.contains("hop-5"));
 }
+
+#[test]
+fn only_causes_with_a_page_are_links() {
+    let mut explanation = sample::oom_killed();
+    explanation.ruled_out[0].cause = "firewall.reject.of.another.version".into();
+    let chrome = Chrome::new("incidents", vec![], now());
+    let page = incident::page(chrome, &explanation, &BTreeMap::new(), now()).render().unwrap();
+    assert!(page.contains("href=\"/rules/process.oom_killed.cgroup\""), "{page}");
+    assert!(!page.contains("href=\"/rules/firewall"), "{page}");
+}
