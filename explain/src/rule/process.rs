@@ -6,7 +6,7 @@ use super::Rule;
 use super::owner::{Owner, owner};
 use super::words::{between, clock, duration_ms};
 use crate::Seen;
-use crate::effect::Effect;
+use crate::effect::{Effect, WORDS_LATE_US};
 use crate::snapshot::{Death, Listening, Planned, Run, Said, Snapshot, Window};
 use crate::verdict::{Blind, Cause, Confidence, Verdict, blind};
 
@@ -325,7 +325,7 @@ fn ended_in_flight<'a>(
 ) -> Verdict<'a> {
     let Some(owner) = owner(snapshot, host, address, during) else { return Verdict::NoSign };
     let near = |death: &&Death| {
-        during.from_us - LOST_NEAR_US <= death.at_us && death.at_us <= during.to_us + LOST_NEAR_US
+        during.from_us - LOST_NEAR_US <= death.at_us && death.at_us <= during.to_us + WORDS_LATE_US
     };
     let own = |death: &&Death| {
         if owner.unit.is_empty() {

@@ -6,7 +6,7 @@ use super::Rule;
 use super::capacity::{Serving, listener_of};
 use super::death::{Ended, Oom, oom};
 use super::words::{clock, duration_ms};
-use crate::effect::{Effect, Role};
+use crate::effect::{Effect, Role, WORDS_LATE_US};
 use crate::snapshot::{Death, SIGTERM, Said, Snapshot, signal_name};
 use crate::verdict::{Blind, Cause, Confidence, Verdict, blind};
 
@@ -42,7 +42,7 @@ pub(super) const RULES: &[Rule] = &[
 
 fn near(effect: &Effect<'_>, at_us: i64) -> bool {
     let during = effect.during();
-    during.from_us - LOST_NEAR_US <= at_us && at_us <= during.to_us + LOST_NEAR_US
+    during.from_us - LOST_NEAR_US <= at_us && at_us <= during.to_us + WORDS_LATE_US
 }
 
 fn said<'a>(
