@@ -46,7 +46,7 @@ pub(crate) fn answer(asked: &Asked<'_>, findings: &Findings<'_>) -> Explanation 
         symptom: Some(asked.failures.as_ref().map(symptom).unwrap_or_default()),
         verdict: if explained.is_some() { "explained" } else { "unknown" }.to_owned(),
         confidence: confidence.name().to_owned(),
-        chain: known.iter().map(|step| link(asked, step)).collect(),
+        chain: chain(asked, known),
         ruled_out: ruled_out(asked, findings, known),
         missing: missing(findings),
         also: also(asked, findings, known),
@@ -87,13 +87,38 @@ pub(crate) fn fault_name(fault: Fault) -> String {
     if errno { name.to_ascii_uppercase() } else { name }
 }
 
-fn link(asked: &Asked<'_>, step: &Step<'_>) -> Link {
+/// Several witnesses of one event report within this: a cause is cited by those that spoke before its effect.
+const WITNESSES_US: i64 = 200_000;
+
+/// The links, each resting on what was there before its effect.
+fn chain(asked: &Asked<'_>, known: &[Step<'_>]) -> Vec<Link> {
+    let mut effect_us = asked.failures.as_ref().map_or(asked.until_us, |f| f.last_us);
+    let mut links = Vec::new();
+    for step in known {
+        let limit = |fact: &Seen| {
+            let tolerance = i64::try_from(fact.tolerance_us).unwrap_or(i64::MAX / 4);
+            effect_us.saturating_add(tolerance).saturating_add(WITNESSES_US)
+        };
+        let mut before: Vec<&Seen> =
+            step.cause.evidence.iter().copied().filter(|fact| fact.at_us <= limit(fact)).collect();
+        if before.is_empty() {
+            // A counter that is read late: better late evidence than none.
+            before.extend(step.cause.evidence.iter().min_by_key(|fact| fact.at_us));
+        }
+        let newest_us = before.iter().map(|fact| fact.at_us).max();
+        effect_us = newest_us.unwrap_or(effect_us).max(step.cause.at_us);
+        links.push(link(asked, step, &before));
+    }
+    links
+}
+
+fn link(asked: &Asked<'_>, step: &Step<'_>, evidence: &[&Seen]) -> Link {
     Link {
         cause: step.rule.id.to_owned(),
         host: step.cause.host.clone(),
         at: if step.cause.at_us > 0 { rfc3339(step.cause.at_us) } else { String::new() },
         text: capital(&step.cause.text),
-        facts: facts(asked, &step.cause.evidence),
+        facts: facts(asked, evidence),
         confidence: step.cause.confidence.name().to_owned(),
     }
 }

@@ -14,6 +14,9 @@ use crate::verdict::{Cause, Confidence, Verdict};
 /// All tasks of the cgroup waited for memory for a tenth of the last ten seconds: thrashing, not mere reclaim.
 const FULL_PERMYRIAD_MIN: u32 = 1_000;
 
+/// The limit is met now and then by any service whose files are cached; while one request waits, so often only in need.
+const REACHED_MIN: usize = 2;
+
 pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "process.oom_killed.cgroup",
@@ -188,6 +191,20 @@ fn limit_of(snapshot: &Snapshot, ended: Ended<'_>, kills: &[Said<'_, OomKill>]) 
         .filter(|limit| *limit > 0)
 }
 
+/// cgroup v1 has no pressure of its own: a cgroup that meets its limit second after second does little else.
+fn at_limit<'a>(host: &str, unit: &str, reached: &[Said<'a, MemoryLimitReached>]) -> Cause<'a> {
+    let limit = reached.iter().map(|r| r.what.limit_bytes).find(|limit| *limit > 0);
+    let limit = limit.map_or_else(String::new, |limit| format!(" of {}", bytes(limit)));
+    let what =
+        format!("{unit} on {host} keeps meeting its memory limit{limit} and waits for memory");
+    let at_us = reached.first().map_or(0, Said::at_us);
+    let text = format!("{what}: {} times while the request waited.", reached.len());
+    Cause::new(host, at_us, Confidence::Likely, what)
+        .text(text)
+        .because(reached.iter().rev().take(8).map(|r| r.seen))
+        .name("unit", unit)
+}
+
 /// Stalls of the unit's own cgroup, or of the host, while the effect lasted.
 fn pressure<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
     let Some((host, unit)) = super::capacity::serving(snapshot, effect) else {
@@ -212,6 +229,9 @@ fn pressure<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
         .filter(|r| r.what.unit == unit && !unit.is_empty())
         .filter(|r| during.from_us <= r.at_us() && r.at_us() <= during.to_us)
         .collect();
+    if stalls.is_empty() && reached.len() >= REACHED_MIN {
+        return at_limit(host, unit, &reached).explained();
+    }
     let Some(worst) = stalls.values().max_by_key(|stall| stall.what.full_permyriad) else {
         let told = "whether the service waits for memory";
         let missing = snapshot.first_blind(host, &[Source::Memory], during.at_us, told);

@@ -5,7 +5,7 @@ use why502_proto::v1::{EndpointWithdrawn, GatewaySeen, Source};
 use super::Rule;
 use super::listener::{Gap, declaration, gap, same_port};
 use super::owner::Owner;
-use super::process::STARTING_MAX_US;
+use super::process::{STARTING_MAX_US, just_closed};
 use super::words::{clock, list};
 use crate::address::Address;
 use crate::effect::{Effect, Tie};
@@ -71,7 +71,8 @@ fn silent_owner<'a>(snapshot: &'a Snapshot, gap: &Gap<'a>, owner: &Owner<'a>) ->
         .collect();
     let fresh = mine.iter().find(|l| l.from_us.saturating_add(MOVED_OVERLAP_US) >= last_end);
     // Without any socket of its own it may still be starting: that is another rule's matter until it has had its time.
-    if mine.is_empty() && still_starting(snapshot, host, unit, during) {
+    let starting = still_starting(snapshot, host, unit, during);
+    if mine.is_empty() && (starting || just_closed(snapshot, owner, i64::MIN)) {
         return Verdict::NoSign;
     }
     let mut cause = absent(snapshot, gap, &service(owner), &mine, Confidence::Proven)

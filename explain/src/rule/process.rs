@@ -6,12 +6,14 @@ use super::Rule;
 use super::owner::{Owner, owner};
 use super::words::{between, clock, duration_ms};
 use crate::Seen;
-use crate::effect::Effect;
+use crate::effect::{Effect, WORDS_LATE_US};
 use crate::snapshot::{Death, Listening, Planned, Run, Said, Snapshot, Window};
 use crate::verdict::{Blind, Cause, Confidence, Verdict, blind};
 
 /// A connection that was there is lost within this of the end of the process that held it.
 const LOST_NEAR_US: i64 = 2_000_000;
+/// A port closes before its process is gone; the end is told within this, by whoever tells it.
+const END_TOLD_US: i64 = 1_500_000;
 /// A process that has not bound its port after so long does not merely start.
 pub(super) const STARTING_MAX_US: i64 = 60_000_000;
 /// A service that is restarted takes about so long to bind: only beyond it is its start the slow part.
@@ -146,7 +148,20 @@ fn unit_gone<'a>(
     let before = || snapshot.main_deaths(host, unit, during.at_us).next_back().or(owner.death);
     let (death, state) = match snapshot.run(host, unit, during.at_us, during.to_us) {
         // It has only just begun again, and a start takes its time: what ended it before is the question.
-        Run::Up { since_us, .. } if just_began(before(), since_us, during) => (before(), None),
+        Run::Up { since_us, .. }
+            if just_began(before(), since_us, during)
+                && !listens_since(snapshot, host, unit, since_us, during) =>
+        {
+            (before(), None)
+        }
+        // Its port closed a moment ago: its end may not have been told yet.
+        Run::Up { since_us, .. } if just_closed(snapshot, owner, since_us) => {
+            let told = format!("whether {unit} has ended");
+            let sight = snapshot.sight(host, Source::Process, during.at_us);
+            return Verdict::Undecided {
+                missing: vec![blind(host, Source::Process, sight, &told)],
+            };
+        }
         Run::Up { proof, pid, .. } => {
             return Verdict::RuledOut {
                 by: vec![proof],
@@ -181,6 +196,29 @@ fn unit_gone<'a>(
         ));
     }
     cause.explained()
+}
+
+/// The unit has opened a socket since, of whatever address.
+fn listens_since(
+    snapshot: &Snapshot,
+    host: &str,
+    unit: &str,
+    since_us: i64,
+    during: Window,
+) -> bool {
+    snapshot
+        .listeners(host)
+        .iter()
+        .any(|l| l.unit == unit && l.from_us >= since_us && l.open_at(during.at_us) && l.netns == 0)
+}
+
+/// The socket of a process that is said to run closed so recently that news of the process may still be on their way.
+pub(super) fn just_closed(snapshot: &Snapshot, owner: &Owner<'_>, since_us: i64) -> bool {
+    owner.listener.is_some_and(|l| {
+        l.to_us != i64::MAX
+            && l.to_us >= since_us
+            && snapshot.now_us().saturating_sub(l.to_us) < END_TOLD_US
+    })
 }
 
 fn just_began(before: Option<&Death>, since_us: i64, during: Window) -> bool {
@@ -287,7 +325,7 @@ fn ended_in_flight<'a>(
 ) -> Verdict<'a> {
     let Some(owner) = owner(snapshot, host, address, during) else { return Verdict::NoSign };
     let near = |death: &&Death| {
-        during.from_us - LOST_NEAR_US <= death.at_us && death.at_us <= during.to_us + LOST_NEAR_US
+        during.from_us - LOST_NEAR_US <= death.at_us && death.at_us <= during.to_us + WORDS_LATE_US
     };
     let own = |death: &&Death| {
         if owner.unit.is_empty() {
@@ -336,10 +374,8 @@ fn starting_slow<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a>
         return Verdict::NoSign;
     };
     let up_us = during.at_us.saturating_sub(since_us);
-    let listens = snapshot.listeners(host).iter().any(|l| {
-        l.unit == unit && l.from_us >= since_us && l.open_at(during.at_us) && l.netns == 0
-    });
-    if up_us > STARTING_MAX_US || listens {
+    let listens = listens_since(snapshot, host, unit, since_us, during);
+    if just_closed(snapshot, &owner, since_us) || up_us > STARTING_MAX_US || listens {
         return Verdict::NoSign;
     }
     let before = snapshot.main_deaths(host, unit, since_us.max(during.from_us)).next_back();

@@ -4,15 +4,13 @@ use why502_proto::v1::{AppEvent, AppServerEvent, UnitSpawnFailed, UnitStartFaile
 
 use super::Rule;
 use super::death::is_main_end;
-use super::systemd::{LOOP_DEATHS_MIN, failures, last_words, quote};
+use super::systemd::{SHORT_LIFE_MS, failures, last_words, loops, quote};
 use super::words::{clock, duration_ms};
 use crate::Seen;
 use crate::effect::{Effect, Role};
 use crate::snapshot::{Death, Planned, Snapshot, Window};
 use crate::verdict::{Cause, Confidence, Verdict};
 
-/// A service that ends this soon after its start did not serve: it could not start.
-const SHORT_LIFE_MS: u64 = 10_000;
 /// Words about a failed start come within this of the end of the process.
 const WORDS_NEAR_US: i64 = 5_000_000;
 
@@ -47,7 +45,7 @@ fn start_failed<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> 
         // Somebody who reads the unit's log may know; we only know that it ended at once.
         let Some(death) = death.filter(|_| role != Role::InSeries) else { return Verdict::NoSign };
         // More than one failure is a loop's matter.
-        if failures(snapshot, host, unit, during).len() >= LOOP_DEATHS_MIN {
+        if loops(snapshot, host, unit, &failures(snapshot, host, unit, during), during) {
             return Verdict::NoSign;
         }
         let short = death.lifetime_ms.is_some_and(|ms| ms < SHORT_LIFE_MS);

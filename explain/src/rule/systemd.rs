@@ -11,8 +11,10 @@ use crate::verdict::{Cause, Confidence, Verdict};
 
 /// Two failures make a loop when the last process lived less than this.
 const LOOP_LIFE_MS: u64 = 30_000;
+/// A service that ends this soon after its start did not serve: it could not start.
+pub(super) const SHORT_LIFE_MS: u64 = 10_000;
 /// Failures that make a loop.
-pub(super) const LOOP_DEATHS_MIN: usize = 2;
+const LOOP_DEATHS_MIN: usize = 2;
 /// StartLimitBurst= by default.
 const START_LIMIT_BURST: usize = 5;
 /// Words about a failed start come within this of the end of the process.
@@ -117,7 +119,7 @@ fn restart_loop<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> 
         .filter(|s| s.what.unit == unit && s.at_us() <= during.to_us)
         .rfind(|s| s.at_us() >= first.at_us);
     let short = last.lifetime_ms.is_none_or(|ms| ms < LOOP_LIFE_MS);
-    if failures.len() < LOOP_DEATHS_MIN || !short {
+    if !loops(snapshot, host, unit, &failures, during) || !short {
         return Verdict::NoSign;
     }
     if gave_up(snapshot, host, unit, during, series.len()).is_some() {
@@ -140,6 +142,33 @@ fn restart_loop<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> 
         .name("time", clock(first.at_us))
         .next(Effect::Ended { host, death: first, during, role: Role::InSeries })
         .explained()
+}
+
+/// It failed more than once; or once, at its start and by itself, and systemd is to start it again: nothing has changed
+/// that would make the next start better.
+pub(super) fn loops(
+    snapshot: &Snapshot,
+    host: &str,
+    unit: &str,
+    failures: &[&Death],
+    during: Window,
+) -> bool {
+    let again = || {
+        let state = snapshot.unit_state(host, unit, during.to_us);
+        let scheduled = snapshot.on::<UnitRestartScheduled>(host).any(|s| {
+            s.what.unit == unit
+                && s.at_us() <= during.to_us
+                && failures.first().is_some_and(|first| s.at_us() >= first.at_us)
+        });
+        let waits = |sub: &str| sub.starts_with("auto-restart");
+        let policy = |restart: &str| matches!(restart, "always" | "on-failure");
+        scheduled || state.is_some_and(|s| waits(&s.what.sub) || policy(&s.what.restart))
+    };
+    let at_start = failures.first().is_some_and(|first| {
+        first.status.is_some_and(|status| status != 0 && first.by_signal().is_none())
+            && first.lifetime_ms.is_some_and(|ms| ms < SHORT_LIFE_MS)
+    });
+    failures.len() >= LOOP_DEATHS_MIN || (at_start && again())
 }
 
 /// Main processes of the series that ended badly, and not by order.

@@ -136,7 +136,7 @@ fn inner_failure<'a>(
             own.port() == place.address.port() || matches!(place.address, Address::Unix(_))
         })
     };
-    let inner = snapshot.on::<GatewaySeen>(host).filter(listens).next_back();
+    let inner = snapshot.on::<GatewaySeen>(host).rfind(listens);
     let found = snapshot
         .on::<RequestFailed>(host)
         .filter(|own| own.seen.id != failed.seen.id)

@@ -13,7 +13,7 @@ pub(super) fn bytes(bytes: u64) -> String {
         if bytes >= size {
             let tenths = (bytes / (size / 10).max(1)) % 10;
             let whole = bytes / size;
-            return if whole >= 10 || bytes % size == 0 {
+            return if whole >= 10 || bytes.is_multiple_of(size) {
                 format!("{whole} {unit}")
             } else {
                 format!("{whole}.{tenths} {unit}")

@@ -4,11 +4,16 @@ use why502_proto::v1::{AppEvent, AppServerEvent, RequestFailed, Source};
 
 use super::Rule;
 use super::capacity::{Serving, listener_of};
+use super::death::{Ended, Oom, oom};
 use super::words::{clock, duration_ms};
-use crate::effect::{Effect, Role};
-use crate::snapshot::{Death, Said, Snapshot, signal_name};
+use crate::effect::{Effect, Role, WORDS_LATE_US};
+use crate::snapshot::{Death, SIGTERM, Said, Snapshot, signal_name};
 use crate::verdict::{Blind, Cause, Confidence, Verdict, blind};
 
+/// journald wakes its readers 0.4 s late, and words take a little more.
+const WORDS_TOLD_US: i64 = 1_200_000;
+/// ILL, BUS, FPE, SEGV.
+const FAULT_SIGNALS: [u32; 4] = [4, 7, 8, 11];
 /// A worker's end and the loss of its request lie this close together.
 const LOST_NEAR_US: i64 = 2_000_000;
 
@@ -37,7 +42,7 @@ pub(super) const RULES: &[Rule] = &[
 
 fn near(effect: &Effect<'_>, at_us: i64) -> bool {
     let during = effect.during();
-    during.from_us - LOST_NEAR_US <= at_us && at_us <= during.to_us + LOST_NEAR_US
+    during.from_us - LOST_NEAR_US <= at_us && at_us <= during.to_us + WORDS_LATE_US
 }
 
 fn said<'a>(
@@ -123,6 +128,9 @@ fn crashed<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
     if death.is_none() && words.is_none() {
         return no_worker(snapshot, effect, serving);
     }
+    if let Some(blind) = may_be_timeout(snapshot, host, death, words.is_some(), &unit) {
+        return Verdict::Undecided { missing: vec![blind] };
+    }
     let pid = death.map(|d| d.pid).or(words.map(|w| w.what.pid)).unwrap_or(0);
     let how = death.filter(|d| d.how_known()).map(Death::how).or_else(|| {
         words.and_then(|w| w.what.signal).map(|s| format!("was ended by {}", signal_name(s)))
@@ -144,6 +152,31 @@ fn crashed<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
         cause = cause.next(Effect::Ended { host, death, during, role });
     }
     cause.explained()
+}
+
+/// App servers end slow workers by these signals, or make them exit, and say so a moment later: until then, or where
+/// nobody can read it, it may have been that. A fault of the CPU is nobody's order.
+fn may_be_timeout<'a>(
+    snapshot: &'a Snapshot,
+    host: &'a str,
+    death: Option<&'a Death>,
+    crash_said: bool,
+    unit: &str,
+) -> Option<Blind> {
+    let death = death?;
+    let fault = death.signal.is_some_and(|signal| FAULT_SIGNALS.contains(&signal));
+    let ended = Ended { host, death, role: Role::Worker };
+    if matches!(oom(snapshot, ended), Oom::Killed { .. }) {
+        return None;
+    }
+    let terminated = death.signal == Some(SIGTERM);
+    if fault || (crash_said && !terminated) {
+        return None;
+    }
+    let told = format!("whether {unit} ended the worker itself for taking too long");
+    let sight = snapshot.sight(host, Source::Journal, death.at_us);
+    let waits = snapshot.now_us().saturating_sub(death.at_us) < WORDS_TOLD_US;
+    (sight.seeing().is_none() || waits).then(|| blind(host, Source::Journal, sight, &told))
 }
 
 /// "POST /pay"

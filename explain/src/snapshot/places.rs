@@ -102,13 +102,11 @@ impl Snapshot {
         };
         let came = self
             .on::<v1::HostAddress>(host)
-            .filter(|fact| fact.at_us() <= until_us && is(&fact.what.address))
-            .next_back()
+            .rfind(|fact| fact.at_us() <= until_us && is(&fact.what.address))
             .map(|fact| (fact.at_us(), true));
         let went = self
             .on::<v1::HostAddressGone>(host)
-            .filter(|fact| fact.at_us() <= until_us && is(&fact.what.address))
-            .next_back()
+            .rfind(|fact| fact.at_us() <= until_us && is(&fact.what.address))
             .map(|fact| (fact.at_us(), false));
         came.max(went).map(|(_, has)| has)
     }

@@ -17,6 +17,9 @@ pub enum Sight<'a> {
     NoAgent,
 }
 
+/// Sources of one run may speak this long before the agent says that it has started.
+const STARTING_US: i64 = 2_000_000;
+
 impl<'a> Sight<'a> {
     pub(crate) fn seeing(self) -> Option<&'a Seen> {
         if let Self::Seeing(fact) = self { Some(fact) } else { None }
@@ -68,7 +71,14 @@ impl Snapshot {
             let fact = &self.facts[at];
             let reached = fact.at_us <= at_us;
             match &fact.kind {
-                why502_proto::Kind::AgentStarted(_) if reached => sight = Sight::Unknown,
+                // A new run sees again only when it says so; sources may be a little faster than the agent's own word.
+                why502_proto::Kind::AgentStarted(_) if reached => {
+                    let own = matches!(sight, Sight::Seeing(seeing) | Sight::Blind(seeing)
+                        if fact.at_us.saturating_sub(seeing.at_us) <= STARTING_US);
+                    if !own {
+                        sight = Sight::Unknown;
+                    }
+                }
                 why502_proto::Kind::AgentStopped(_) if reached => {
                     sight = Sight::Blind(fact);
                 }
