@@ -5,7 +5,13 @@
 //! with the prefix of a known issuer, JWTs, PEM). When in doubt it hides: a hidden word costs a glance at the
 //! host's own log, a shown one cannot be taken back.
 
+mod looks;
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
+
+use looks::{issued_key, pem, random_run};
 
 /// What stands where a secret stood.
 pub const HIDDEN: &str = "***";
@@ -44,39 +50,6 @@ const SECRET_WORDS: [&str; 18] = [
 
 /// A name whose last part is one of these names a secret: DB_PASS, REDISCLI_AUTH, STRIPE_KEY.
 const SECRET_ENDINGS: [&str; 6] = ["auth", "key", "pass", "psk", "pw", "sid"];
-
-/// A word that begins like this, and goes on for [`ISSUED_MIN`] bytes, is a key that somebody issued.
-const ISSUED_PREFIXES: [&str; 26] = [
-    "AIza",
-    "AKIA",
-    "ASIA",
-    "SG.",
-    "dckr_pat_",
-    "dop_v1_",
-    "eyJ",
-    "ghp_",
-    "gho_",
-    "ghr_",
-    "ghs_",
-    "ghu_",
-    "github_pat_",
-    "glpat-",
-    "hvb.",
-    "hvs.",
-    "npm_",
-    "pk_live_",
-    "pypi-",
-    "rk_live_",
-    "shpat_",
-    "sk-",
-    "sk_live_",
-    "sk_test_",
-    "xoxb-",
-    "xoxp-",
-];
-
-/// Shortest key with a known prefix.
-const ISSUED_MIN: usize = 16;
 
 /// Where in `rest`, which follows the character `before`, a secret stands. `rest` is never empty.
 type Matcher = fn(before: char, rest: &str) -> Option<Range<usize>>;
@@ -207,12 +180,6 @@ fn hide(text: &str) -> String {
     shown
 }
 
-/// A private key, to the end of the text.
-fn pem(_before: char, rest: &str) -> Option<Range<usize>> {
-    let label = rest.strip_prefix("-----BEGIN ")?;
-    label.get(..label.len().min(40))?.contains("PRIVATE KEY").then_some(0..rest.len())
-}
-
 /// `/path?query`: nobody knows what applications put there.
 fn query(before: char, rest: &str) -> Option<Range<usize>> {
     let value = rest.strip_prefix('?')?;
@@ -301,20 +268,6 @@ fn scheme(before: char, rest: &str) -> Option<Range<usize>> {
     (encoded && mixed).then_some(6..6 + word.len())
 }
 
-/// `ghp_…`, `AKIA…`, `eyJ…`.
-fn issued_key(before: char, rest: &str) -> Option<Range<usize>> {
-    if is_word(before) || !ISSUED_PREFIXES.iter().any(|prefix| rest.starts_with(prefix)) {
-        return None;
-    }
-    let end = rest
-        .bytes()
-        .take_while(|byte| byte.is_ascii_alphanumeric() || b"_-.+/=".contains(byte))
-        .count();
-    let known = end >= ISSUED_MIN
-        && rest[..end].bytes().any(|b| b.is_ascii_digit() || b.is_ascii_uppercase());
-    known.then_some(0..end)
-}
-
 /// `scheme://user:password@host` and `user:password@tcp(host)`.
 fn userinfo(before: char, rest: &str) -> Option<Range<usize>> {
     if is_word(before) || !rest.starts_with(is_word) {
@@ -346,46 +299,6 @@ fn glued_flag(before: char, rest: &str) -> Option<Range<usize>> {
     (!value.is_empty()).then_some(flag..flag + value.len())
 }
 
-/// Text that nobody types: 32 or more hexadecimal digits, or base64 of 20 or more bytes.
-fn random_run(before: char, rest: &str) -> Option<Range<usize>> {
-    if is_word(before) || !rest.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-        return None;
-    }
-    // Behind a slash it is a part of a path, which ends at the next one; elsewhere base64 has slashes too.
-    let in_path = before == '/' || before == '.';
-    let run = |also: &[u8]| {
-        rest.bytes().take_while(|b| b.is_ascii_alphanumeric() || also.contains(b)).count()
-    };
-    let hex = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
-    if hex >= 32 && hex == run(b"_") {
-        return Some(0..hex);
-    }
-    let end = run(if in_path { b"_-+=" } else { b"_-+=/" });
-    looks_random(&rest[..end]).then_some(0..end)
-}
-
-/// Upper case, lower case and digits, changing from one to another far more often than words do.
-fn looks_random(run: &str) -> bool {
-    #[derive(PartialEq)]
-    enum Class {
-        Upper,
-        Lower,
-        Digit,
-        Other,
-    }
-    let class = |byte: u8| match byte {
-        b'A'..=b'Z' => Class::Upper,
-        b'a'..=b'z' => Class::Lower,
-        b'0'..=b'9' => Class::Digit,
-        _ => Class::Other,
-    };
-    let all = |wanted: &Class| run.bytes().filter(|byte| class(*byte) == *wanted).count();
-    let (upper, lower, digits) = (all(&Class::Upper), all(&Class::Lower), all(&Class::Digit));
-    let changes = run.as_bytes().windows(2).filter(|w| class(w[0]) != class(w[1])).count();
-    let often = if run.len() >= 32 { changes * 3 >= run.len() } else { changes * 2 >= run.len() };
-    run.len() >= 20 && upper >= 2 && lower >= 2 && digits >= 1 && often
-}
-
 /// Whether `name`, with `separator` behind it, announces a secret.
 fn is_secret_name(name: &str, separator: char) -> bool {
     let plain = plain(name);
@@ -413,6 +326,3 @@ fn is_name_byte(byte: u8) -> bool {
 fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
-
-#[cfg(test)]
-mod tests;

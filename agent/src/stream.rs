@@ -183,7 +183,7 @@ fn endpoint(url: &str, tls: &TlsFiles) -> Result<Endpoint, StreamError> {
     }
     endpoint.tls_config(config).map_err(|error| StreamError::Certificate {
         path: tls.cert.clone().unwrap_or_else(|| ca.clone()),
-        reason: error.to_string(),
+        reason: crate::run::error_chain(&error),
     })
 }
 

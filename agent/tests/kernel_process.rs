@@ -14,7 +14,7 @@ use why502_agent::source::kernel::{KernelHandle, start};
 use why502_proto::{Kind, fields_text, kind_name, v1};
 
 /// Longest wait for a fact that must come.
-const WAIT: Duration = Duration::from_secs(8);
+const WAIT: Duration = Duration::from_secs(20);
 
 /// A running source and what it says.
 struct Watch {
@@ -273,4 +273,76 @@ fn the_hosts_addresses_are_said() {
     let watch = Watch::begin();
     let is_loopback = |kind: &Kind| matches!(kind, Kind::HostAddress(a) if a.address == "127.0.0.1" && a.interface == "lo");
     assert!(watch.seen.iter().any(is_loopback), "{}", watch.text());
+}
+
+/// F10: a death in the middle of a fork storm is said, and so is what the storm made the source leave out.
+#[test]
+fn a_fork_storm_beside_a_death_loses_nothing_that_matters() {
+    const FORKS: usize = 1500;
+    let mut server = Server::begin();
+    let mut watch = Watch::begin();
+    let pid = server.child.id();
+    server.tell(&format!(
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN); \
+         [os.fork() or os._exit(0) for _ in range({FORKS})]; os.kill(os.getpid(), 9)"
+    ));
+    assert_eq!(watch.exit_of(pid).signal, Some(9));
+    let is_start = |kind: &&Kind| matches!(kind, Kind::ProcessStarted(s) if s.ppid == pid);
+    let started = watch.seen.iter().filter(is_start).count();
+    let gap = |kind: &Kind| match kind {
+        Kind::SourceBlinded(b) if b.scope == "short-lived" || b.scope == "connector" => Some(()),
+        _ => None,
+    };
+    if started < FORKS {
+        watch.until("word of what was left out", gap);
+    }
+}
+
+/// A namespace of its own, and a server in it that this machine's systemd hierarchy calls a unit.
+#[test]
+fn a_unit_with_a_network_of_its_own_is_seen() {
+    let cgroup = std::path::Path::new("/sys/fs/cgroup/systemd");
+    let name = format!("why502-kernel-test-{}.service", std::process::id());
+    let cgroup = cgroup.join(&name);
+    if let Err(error) = std::fs::create_dir(&cgroup) {
+        eprintln!("this machine does not let the test make a cgroup: {error}");
+        return;
+    }
+    let program = "\
+import os, socket, sys
+open(sys.argv[1] + '/cgroup.procs', 'w').write('0')
+listener = socket.socket()
+listener.bind(('0.0.0.0', 8899))
+listener.listen(7)
+print('ready', flush=True)
+sys.stdin.readline()
+";
+    let mut child = Command::new("unshare")
+        .args(["--net", "python3", "-c", program])
+        .arg(&cgroup)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    if line != "ready\n" {
+        let _ = std::fs::remove_dir(&cgroup);
+        panic!("unshare(1) does not work here");
+    }
+    let mut watch = Watch::begin();
+    let opened = watch.until("opened", |kind| match kind {
+        Kind::ListenerOpened(o) if o.address == "0.0.0.0:8899" && o.netns != 0 => Some(o.clone()),
+        _ => None,
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let closed = watch.until("closed", |kind| match kind {
+        Kind::ListenerClosed(c) if c.address == "0.0.0.0:8899" && c.netns != 0 => Some(c.clone()),
+        _ => None,
+    });
+    std::fs::remove_dir(&cgroup).unwrap();
+    assert_eq!((opened.pid, opened.unit.as_str()), (child.id(), name.as_str()));
+    assert_eq!((opened.existing, opened.queue_limit), (true, 7));
+    assert_eq!((closed.netns, closed.pid, closed.last), (opened.netns, child.id(), true));
 }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,7 +13,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::view::View;
 
@@ -35,6 +36,10 @@ use problem::Problem;
 /// How long a client may leave its events unread before its connection is closed.
 const STALL_MAX: Duration = Duration::from_secs(10);
 
+/// Clients that follow the events at once; fewer than the connections there may be, so that pages and health checks
+/// always find room.
+const FOLLOWERS_MAX: usize = 256;
+
 /// What every handler has at hand.
 #[derive(Clone, Debug)]
 struct App {
@@ -43,6 +48,14 @@ struct App {
     bound: SocketAddr,
     stopping: watch::Receiver<bool>,
     stall_max: Duration,
+    followers: Arc<Semaphore>,
+}
+
+impl App {
+    fn new(view: View, bound: SocketAddr, stopping: watch::Receiver<bool>) -> Self {
+        let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
+        Self { view, bound, stopping, stall_max: STALL_MAX, followers }
+    }
 }
 
 /// Answers until `shutdown` is done, then lets open requests end.
@@ -56,7 +69,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let (stopping, stops) = watch::channel(false);
     let bound = listener.local_addr()?;
-    let app = App { view, bound, stopping: stops, stall_max: STALL_MAX };
+    let app = App::new(view, bound, stops);
     connection::accept(router(app), listener, stopping, shutdown).await
 }
 

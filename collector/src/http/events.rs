@@ -5,10 +5,12 @@
 //! the whole truth. One that does not read at all is cut off.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::{broadcast, mpsc};
@@ -34,11 +36,19 @@ pub(super) async fn events(
 ) -> Result<Response, Problem> {
     let query = Query::parse(raw.as_deref(), &["facts"])?;
     let facts = query.choice("facts", &["true", "false"])? == "true";
+    let room = Arc::clone(&app.followers).try_acquire_owned().map_err(|_full| Problem {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        detail: "too many clients follow the events".into(),
+        hint: "close some, or ask /api/v1/incidents now and then".into(),
+    })?;
     let (client, receiver) = mpsc::channel(QUEUE_MAX);
     // Subscribed before the answer begins: what happens from then on is not missed.
     let changes = app.view.changes();
     // It ends with the client or the server, whichever is first.
-    tokio::spawn(forward(app, changes, client, facts, cut.map(|Extension(cut)| cut)));
+    tokio::spawn(async move {
+        forward(app, changes, client, facts, cut.map(|Extension(cut)| cut)).await;
+        drop(room);
+    });
     let stream = tokio_stream::StreamExt::map(ReceiverStream::new(receiver), Ok::<_, Infallible>);
     let heartbeat = KeepAlive::new().interval(HEARTBEAT).text("still here");
     Ok(Sse::new(stream).keep_alive(heartbeat).into_response())

@@ -79,7 +79,7 @@ impl Served {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let (stopping, stops) = watch::channel(false);
-        let app = App { view, bound: address, stopping: stops, stall_max };
+        let app = App { stall_max, ..App::new(view, address, stops) };
         let shutdown = async move {
             let _dropped_or_sent = stopped.await;
         };

@@ -178,6 +178,20 @@ async fn events_arrive_and_end_with_the_server() {
     rest.await.unwrap().unwrap();
 }
 
+#[tokio::test]
+async fn followers_are_bounded_and_leave_room() {
+    let served = Served::full().await;
+    let mut followers = vec![];
+    for _ in 0..super::FOLLOWERS_MAX {
+        followers.push(listen(&served, "/api/v1/events").await);
+    }
+    let refused = served.get("/api/v1/events").await;
+    assert_eq!((refused.status, served.get("/health").await.status), (503, 200));
+    assert!(refused.json()["hint"].as_str().unwrap().starts_with("close some"));
+    drop(followers);
+    served.stop().await;
+}
+
 /// More than any buffer on the way holds.
 async fn flood(served: &Served) {
     let mut entry = v1::TimelineEntry { text: "x".repeat(20_000), ..v1::TimelineEntry::default() };

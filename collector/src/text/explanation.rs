@@ -243,6 +243,14 @@ mod tests {
     }
 
     #[test]
+    fn further_routes_are_counted() {
+        let mut explanation = sample::oom_killed();
+        explanation.routes.push("/shop".into());
+        let text = summary(&explanation, &v1::Symptom::default(), sample::NOW.parse().unwrap());
+        assert!(text.contains("gw-1 /api (and 1 other route) -> 10.0.0.7:8080"), "{text}");
+    }
+
+    #[test]
     fn narrow_terminal() {
         check(
             &sample::oom_killed(),

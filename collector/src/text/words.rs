@@ -92,6 +92,10 @@ pub(crate) fn path(explanation: &v1::Explanation) -> String {
     if !explanation.route.is_empty() {
         path = format!("{path} {}", explanation.route);
     }
+    let others = explanation.routes.iter().filter(|route| **route != explanation.route).count();
+    if others > 0 {
+        path = format!("{path} (and {})", counted(others as u64, "other route"));
+    }
     if !explanation.endpoint.is_empty() {
         path = format!("{path} -> {}", explanation.endpoint);
     }

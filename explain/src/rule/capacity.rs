@@ -113,12 +113,11 @@ fn says_saturated<'a>(
     snapshot
         .on::<AppServerEvent>(host)
         .filter(|said| !unit.is_empty() && said.what.unit == unit)
-        .filter(|said| {
+        .rfind(|said| {
             matches!(said.what.event(), AppEvent::WorkersSaturated | AppEvent::QueueFull)
                 && during.from_us - SATURATED_HOLDS_US <= said.at_us()
                 && said.at_us() <= during.to_us
         })
-        .next_back()
 }
 
 fn saturated<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {

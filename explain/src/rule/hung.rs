@@ -48,8 +48,7 @@ fn hung<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>, kinds: &[StallKind]) ->
         .filter(|stall| stall.at_us() <= during.to_us)
         .filter(|stall| kinds.contains(&stall.what.kind()))
         .filter(|stall| stall.what.pid == listener.pid || holds(stall.what, listener))
-        .filter(|stall| resumed(snapshot, host, *stall).is_none_or(|at| at > during.from_us))
-        .next_back();
+        .rfind(|stall| resumed(snapshot, host, *stall).is_none_or(|at| at > during.from_us));
     let Some(stall) = stall else {
         let told = format!("whether {} stands still", listener.owner());
         let missing = snapshot.first_blind(host, &[Source::Process], during.at_us, &told);

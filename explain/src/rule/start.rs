@@ -221,8 +221,7 @@ fn never_ran<'a>(
     }
     let job = snapshot
         .on::<UnitStartFailed>(host)
-        .filter(|job| job.what.unit == unit && job.at_us() <= during.to_us)
-        .next_back()?;
+        .rfind(|job| job.what.unit == unit && job.at_us() <= during.to_us)?;
     let text = match job.what.result.as_str() {
         "dependency" => "a unit that it needs failed".to_owned(),
         "timeout" => "it was not ready within TimeoutStartSec=".to_owned(),

@@ -84,8 +84,7 @@ fn gave_up<'a>(
     let state = snapshot.unit_state(host, unit, during.to_us);
     let said = snapshot
         .on::<UnitStartLimitHit>(host)
-        .filter(|hit| hit.what.unit == unit && hit.at_us() <= during.to_us)
-        .next_back();
+        .rfind(|hit| hit.what.unit == unit && hit.at_us() <= during.to_us);
     if let Some(said) = said {
         let since = state.is_some_and(|state| {
             state.at_us() > said.at_us() && matches!(state.what.active.as_str(), "active")
@@ -116,8 +115,7 @@ fn restart_loop<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> 
     let scheduled = snapshot
         .on::<UnitRestartScheduled>(host)
         .filter(|s| s.what.unit == unit && s.at_us() <= during.to_us)
-        .filter(|s| s.at_us() >= first.at_us)
-        .next_back();
+        .rfind(|s| s.at_us() >= first.at_us);
     let short = last.lifetime_ms.is_none_or(|ms| ms < LOOP_LIFE_MS);
     if failures.len() < LOOP_DEATHS_MIN || !short {
         return Verdict::NoSign;

@@ -68,8 +68,7 @@ fn path<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Result<Path<'a>, Ver
     };
     let state = snapshot
         .on::<UnixSocketPath>(host)
-        .filter(|state| state.what.address == address && state.at_us() <= during.to_us)
-        .next_back();
+        .rfind(|state| state.what.address == address && state.at_us() <= during.to_us);
     Ok(Path { place, host, path: address.strip_prefix("unix:").unwrap_or(address), state })
 }
 
@@ -149,8 +148,7 @@ fn said_by_gateway<'a>(
         .filter(|failed| {
             failed.what.endpoint == found.place.endpoint && failed.what.fault() == fault
         })
-        .filter(|failed| failed.at_us() <= during.to_us)
-        .next_back()
+        .rfind(|failed| failed.at_us() <= during.to_us)
         .map(|failed| failed.seen)
 }
 

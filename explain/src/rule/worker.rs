@@ -151,8 +151,7 @@ fn request(snapshot: &Snapshot, effect: &Effect<'_>) -> String {
     let Some(place) = effect.place() else { return String::new() };
     let failed = snapshot
         .on::<RequestFailed>(place.gateway)
-        .filter(|f| f.what.endpoint == place.endpoint && f.at_us() <= effect.during().at_us)
-        .next_back();
+        .rfind(|f| f.what.endpoint == place.endpoint && f.at_us() <= effect.during().at_us);
     failed.map_or_else(
         || "see the gateway's log".to_owned(),
         |failed| format!("{} {}", failed.what.method, failed.what.path).trim().to_owned(),

@@ -136,15 +136,12 @@ impl Listeners {
     }
 
     /// A child inherits what its parent holds.
-    pub(super) fn forked(&mut self, parent: u32, child: u32) -> bool {
-        let mut holds = false;
+    pub(super) fn forked(&mut self, parent: u32, child: u32) {
         for listener in self.open.values_mut() {
             if listener.holders.contains(&parent) && listener.holders.len() < HOLDERS_MAX {
                 listener.holders.push(child);
-                holds = true;
             }
         }
-        holds
     }
 
     /// The process does not hold the sockets other than `kept`: another program runs in it, or it ended.

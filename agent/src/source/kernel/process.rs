@@ -41,10 +41,18 @@ pub(super) struct Process {
     pub(super) matters: bool,
     /// Its unit's main process.
     pub(super) main: bool,
-    /// It holds a listener.
+    /// It was found to hold a listener. Its workers, which inherit it, are told by the listener.
     pub(super) owns: bool,
     /// Its start was said, so its exit will be.
     said: bool,
+}
+
+impl Process {
+    /// Outside of units: its children are workers of the listener that it holds. Those of systemd, which holds sockets
+    /// too, are services that it has not moved yet.
+    fn has_workers(&self) -> bool {
+        self.owns && home(&self.member).is_empty() && !self.member.path.ends_with("/init.scope")
+    }
 }
 
 /// How a process ended, and who saw it.
@@ -128,8 +136,7 @@ impl Processes {
             };
             self.ended(pid, ending, Vec::new(), facts);
         }
-        let child_of_owner =
-            self.live.get(&stat.ppid).is_some_and(|p| p.owns && home(&p.member).is_empty());
+        let child_of_owner = self.live.get(&stat.ppid).is_some_and(Process::has_workers);
         if home(&member).is_empty() && !child_of_owner {
             return false;
         }
@@ -158,7 +165,7 @@ impl Processes {
     ) {
         let Some(from) = self.live.get(&parent) else { return };
         let in_unit = !home(&from.member).is_empty();
-        if !in_unit && !from.owns {
+        if !in_unit && !from.has_workers() {
             return;
         }
         let process = Process {
@@ -203,13 +210,6 @@ impl Processes {
             process.matters = true;
             process.comm.clone_from(&stat.comm);
             self.say_started(pid, v1::Witness::Scan, facts);
-        }
-    }
-
-    /// A child inherited its parent's listeners.
-    pub(super) fn inherits(&mut self, pid: u32) {
-        if let Some(process) = self.live.get_mut(&pid) {
-            process.owns = true;
         }
     }
 
@@ -390,7 +390,7 @@ impl Processes {
         listeners: Vec<String>,
         facts: &mut Facts,
     ) {
-        let ordinary = !process.owns && !process.main && listeners.is_empty();
+        let ordinary = !process.owns && !process.main;
         let quota = if ending.code == Some(0) { &mut self.ordinary } else { &mut self.failed };
         if ordinary && !quota.take(facts.now_us()) {
             return;
@@ -461,5 +461,176 @@ impl Quota {
 
     fn take_left_out(&mut self) -> u64 {
         std::mem::take(&mut self.left_out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::clock::Moment;
+    use crate::source::cgroup::membership;
+
+    /// What happens to processes, in the order in which it is read.
+    enum Read {
+        /// pid, parent, start in seconds, path of the cgroup
+        Seen(u32, u32, u64, &'static str),
+        Owns(u32, u32, u64, &'static str),
+        Forked(u32, u32),
+        MainPid(&'static str, u32),
+        /// pid, code of wait(2)
+        Ended(u32, u32),
+    }
+
+    fn stat(ppid: u32, second: u64) -> Stat {
+        Stat {
+            comm: "api".to_owned(),
+            state: b'S',
+            ppid,
+            cpu_ticks: 0,
+            threads: 1,
+            started_us: second * 1_000_000,
+            exit_code: 0,
+        }
+    }
+
+    #[track_caller]
+    fn check(reads: &[Read], expected: &Expect) {
+        let mut facts = Facts::new(Moment { boottime_us: 100_000_000, realtime_us: 0 });
+        let mut processes = Processes::new(50_000_000);
+        for read in reads {
+            let member = |path: &str| membership(&format!("0::{path}"));
+            match *read {
+                Read::Seen(pid, ppid, second, path) => {
+                    let witness = v1::Witness::Scan;
+                    processes.seen(pid, &stat(ppid, second), member(path), witness, &mut facts);
+                }
+                Read::Owns(pid, ppid, second, path) => {
+                    processes.owns(pid, &stat(ppid, second), &member(path), &mut facts);
+                }
+                Read::Forked(parent, child) => {
+                    processes.forked((parent, child), 60_000_000, None, &mut facts);
+                }
+                Read::MainPid(unit, pid) => processes.main_pid(unit, pid, &mut facts),
+                Read::Ended(pid, code) => {
+                    let ending = Ending {
+                        code: Some(code),
+                        witness: v1::Witness::Connector,
+                        at_us: 99_000_000,
+                    };
+                    processes.ended(pid, ending, Vec::new(), &mut facts);
+                }
+            }
+        }
+        expected.assert_eq(&facts.take_text());
+    }
+
+    const API: &str = "/system.slice/api.service";
+
+    #[test]
+    fn a_unit_matters_once_it_owns_a_listener() {
+        check(
+            &[
+                Read::Seen(7, 1, 1, API),
+                Read::Seen(8, 7, 60, API),
+                Read::Seen(9, 1, 1, "/system.slice/cron.service"),
+                Read::Seen(10, 1, 1, "/user.slice/user-0.slice/session-1.scope"),
+                Read::Owns(7, 1, 1, API),
+                Read::Ended(9, 9),
+                Read::Ended(8, 139),
+            ],
+            &expect![[r#"
+                process_started pid=7 ppid=1 unit=api.service comm=api started_us=1000000 existing=true witness=scan
+                process_started pid=8 ppid=7 unit=api.service comm=api started_us=60000000 witness=scan
+                process_exited pid=8 ppid=7 unit=api.service comm=api started_us=60000000 signal=11 core=true lifetime_ms=39000 witness=connector
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_child_is_of_its_parents_unit_without_being_read() {
+        check(
+            &[
+                Read::Owns(7, 1, 1, API),
+                Read::Forked(7, 8),
+                Read::Ended(8, 0x300),
+                Read::Forked(9, 10),
+            ],
+            &expect![[r#"
+                process_started pid=7 ppid=1 unit=api.service comm=api started_us=1000000 existing=true witness=scan
+                process_started pid=8 ppid=7 unit=api.service comm=api started_us=60000000 witness=connector
+                process_exited pid=8 ppid=7 unit=api.service comm=api started_us=60000000 status=3 lifetime_ms=39000 witness=connector
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_died_before_its_unit_was_told_is_said_then() {
+        check(
+            &[Read::Seen(7, 1, 60, API), Read::Ended(7, 0x100), Read::MainPid("api.service", 0)],
+            &expect![[r#"
+                process_exited pid=7 ppid=1 unit=api.service comm=api started_us=60000000 status=1 lifetime_ms=39000 main=true witness=connector
+            "#]],
+        );
+        check(
+            &[Read::Seen(7, 1, 60, API), Read::Ended(7, 0x100), Read::MainPid("b.service", 0)],
+            &expect![[""]],
+        );
+    }
+
+    #[test]
+    fn a_pid_that_was_given_out_again_is_another_process() {
+        check(
+            &[Read::Owns(7, 1, 1, API), Read::Seen(7, 1, 70, API), Read::Ended(7, 9)],
+            &expect![[r#"
+                process_started pid=7 ppid=1 unit=api.service comm=api started_us=1000000 existing=true witness=scan
+                process_exited pid=7 ppid=1 unit=api.service comm=api started_us=1000000 lifetime_ms=69000 main=true witness=scan
+                process_started pid=7 ppid=1 unit=api.service comm=api started_us=70000000 witness=scan
+                process_exited pid=7 ppid=1 unit=api.service comm=api started_us=70000000 signal=9 lifetime_ms=29000 main=true witness=connector
+            "#]],
+        );
+    }
+
+    #[test]
+    fn outside_of_units_children_of_an_owner_matter_and_those_of_systemd_do_not() {
+        check(
+            &[
+                Read::Owns(7, 1, 1, "/"),
+                Read::Forked(7, 8),
+                Read::Forked(8, 9),
+                Read::Owns(1, 0, 1, "/init.scope"),
+                Read::Forked(1, 10),
+                Read::Seen(11, 1, 70, "/init.scope"),
+            ],
+            &expect![[r#"
+                process_started pid=7 ppid=1 comm=api started_us=1000000 existing=true witness=scan
+                process_started pid=8 ppid=7 comm=api started_us=60000000 witness=connector
+                process_started pid=1 comm=api started_us=1000000 existing=true witness=scan
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_storm_of_workers_is_bounded_and_failures_are_not_lost_in_it() {
+        let mut facts = Facts::new(Moment { boottime_us: 100_000_000, realtime_us: 0 });
+        let mut processes = Processes::new(50_000_000);
+        processes.owns(7, &stat(1, 1), &membership("0::/system.slice/api.service"), &mut facts);
+        facts.take_text();
+        for child in 1000..21_000 {
+            processes.forked((7, child), 60_000_000, None, &mut facts);
+            let code = if child == 20_500 { 11 } else { 0 };
+            let ending =
+                Ending { code: Some(code), witness: v1::Witness::Connector, at_us: 99_000_000 };
+            processes.ended(child, ending, Vec::new(), &mut facts);
+        }
+        let text = facts.take_text();
+        assert_eq!(text.lines().count(), 201);
+        assert!(text.contains("pid=20500 "), "the one that crashed");
+        assert_eq!(processes.take_left_out(), 2 * 20_000 - 201);
+        for child in 1000..21_000 {
+            processes.forked((7, child), 60_000_000, None, &mut facts);
+        }
+        assert_eq!(processes.iter().count(), LIVE_MAX);
     }
 }

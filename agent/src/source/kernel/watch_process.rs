@@ -29,6 +29,8 @@ const NEW_PIDS_MAX: u32 = 256;
 const EVENTS_MAX: usize = 2048;
 /// Forks in one wake-up of which /proc is read, some 15 us each; in a storm the parent's record must do.
 const FORK_READS_MAX: u32 = 64;
+/// Nothing was left out for so long: all is said again.
+const LEFT_OUT_OVER_US: u64 = 2_000_000;
 /// The connector is tried again after it was refused: a capability may have been granted with a new user.
 const RETRY_US: u64 = 300_000_000;
 /// A listener is not opened by the exec but some milliseconds after it.
@@ -42,8 +44,8 @@ pub(super) struct Sight {
     last_pid: u32,
     /// Events were lost at this boot time.
     overrun_us: Option<u64>,
-    /// Starts and exits are being left out.
-    leaving_out: bool,
+    /// When starts and exits were left out last.
+    left_out_us: Option<u64>,
     /// New pids that did not matter at the first look: systemd may not have moved them yet.
     young: Vec<u32>,
     /// Tells of new cgroups where the connector is silent.
@@ -179,7 +181,7 @@ impl Kernel<'_> {
         if self.processes.get(parent).is_none() {
             return;
         }
-        let inherits = self.listeners.forked(parent, child);
+        self.listeners.forked(parent, child);
         let read = if *reads_left > 0 {
             *reads_left -= 1;
             proc_file::stat(&self.roots.proc, child).ok()
@@ -188,9 +190,6 @@ impl Kernel<'_> {
         };
         let started_us = proc_file::tick_us(self.boottime_of(at_ns));
         self.processes.forked((parent, child), started_us, read, &mut self.facts);
-        if inherits {
-            self.processes.inherits(child);
-        }
     }
 
     fn execed(&mut self, pid: u32) {
@@ -306,6 +305,7 @@ impl Kernel<'_> {
         for &pid in &new {
             self.watch_memory_of(pid);
         }
+        self.tell_left_out();
         if self.connector.is_some() {
             return;
         }
@@ -323,18 +323,18 @@ impl Kernel<'_> {
                 self.read_process(pid, v1::Witness::Scan);
             }
         }
-        self.tell_left_out();
     }
 
     fn tell_left_out(&mut self) {
-        let left_out = self.processes.take_left_out();
-        if left_out > 0 && !self.sight.leaving_out {
-            self.sight.leaving_out = true;
-            self.flush();
-            let reason = "too many starts and exits of workers in a second; some are left out";
-            self.observer.blinded(v1::Source::Process, "short-lived", reason, "");
-        } else if left_out == 0 && self.sight.leaving_out {
-            self.sight.leaving_out = false;
+        let now_us = self.facts.now_us();
+        if self.processes.take_left_out() > 0 {
+            if self.sight.left_out_us.replace(now_us).is_none() {
+                self.flush();
+                let reason = "more starts and exits of workers than are said in a second";
+                self.observer.blinded(v1::Source::Process, "short-lived", reason, "");
+            }
+        } else if self.sight.left_out_us.is_some_and(|us| us + LEFT_OUT_OVER_US < now_us) {
+            self.sight.left_out_us = None;
             self.flush();
             self.observer.seeing(v1::Source::Process, "short-lived");
         }
@@ -399,7 +399,6 @@ impl Kernel<'_> {
             let code = code.filter(|&code| code != 0);
             self.process_ended(pid, code, v1::Witness::Scan, self.facts.now_us());
         }
-        self.tell_left_out();
     }
 
     fn is_zombie(&self, pid: u32) -> bool {
@@ -410,7 +409,6 @@ impl Kernel<'_> {
     /// Where the connector is silent: looks at the pids that were given out since the last look.
     pub(super) fn look_for_new_pids(&mut self) {
         self.plan(Task::NewPids, NEW_PIDS_US);
-        self.tell_left_out();
         for pid in std::mem::take(&mut self.sight.young) {
             self.read_process(pid, v1::Witness::Scan);
         }

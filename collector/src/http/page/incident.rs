@@ -115,6 +115,8 @@ pub(super) struct IncidentPage {
     row: Row,
     known: bool,
     summary: String,
+    /// Further routes on which it shows.
+    routes: Vec<String>,
     last: Option<Moment>,
     rests_on: String,
     check: String,
@@ -189,6 +191,7 @@ pub(super) fn page(
         row: row(of, now),
         known,
         summary: summary(of, &symptom, now).replace("->", "→"),
+        routes: of.routes.iter().filter(|route| **route != of.route).cloned().collect(),
         last: Moment::read(&symptom.last, now),
         rests_on,
         check: of.check.clone(),

@@ -58,6 +58,7 @@ fn hostile(evil: &str) -> v1::Explanation {
         check_host: text(),
         fix: text(),
         hosts: vec![text()],
+        routes: vec![text(), format!("{evil}2")],
         ..sample::oom_killed()
     }
 }
