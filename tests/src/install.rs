@@ -11,13 +11,11 @@ use std::time::{Duration, Instant};
 
 use crate::certificates;
 use crate::lab::{Host, Lab};
-use crate::scenario::COLLECTOR;
+use crate::scenario::{COLLECTOR, SOURCES};
 use crate::view;
 
 const AGENT: &str = "why502-agent";
 const SERVER: &str = "why502";
-/// Sources that every agent speaks of when it starts, seeing or blind.
-const SOURCES_MIN: usize = 6;
 /// How long an agent that is connected may take to speak of all of them.
 const SOURCES_WAIT: Duration = Duration::from_secs(5);
 /// How often the collector is asked who is there.
@@ -229,8 +227,8 @@ fn wait_for_agents(collector: &Host, agents: &[String], max: Duration) -> Result
             .collect();
         let silent = agents.iter().any(|name| {
             let sources = of(name).map_or(&[][..], |host| &host.sources);
-            let spoken: BTreeSet<_> = sources.iter().map(|source| &source.source).collect();
-            spoken.len() < SOURCES_MIN
+            // Seeing or blind, each says so when it starts.
+            SOURCES.iter().any(|name| sources.iter().all(|source| source.source != *name))
         });
         if missing.is_empty() {
             let since = *connected_since.get_or_insert_with(Instant::now);
