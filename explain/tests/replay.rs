@@ -5,6 +5,8 @@
 //! where it is not set). To accept new output: `UPDATE_EXPECT=1 cargo test -p why502-explain --test replay`, then read
 //! the diff.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod replay {
     pub(crate) mod report;
     pub(crate) mod story;

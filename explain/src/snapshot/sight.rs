@@ -88,11 +88,11 @@ impl Snapshot {
                     sight = Sight::Seeing(fact);
                 }
                 why502_proto::Kind::SourceBlinded(blinded)
-                    if blinded.source == i32::from(source) && blinded.scope == scope =>
+                    if blinded.source == i32::from(source)
+                        && blinded.scope == scope
+                        && blind_since(fact, blinded) <= at_us =>
                 {
-                    if blind_since(fact, blinded) <= at_us {
-                        sight = Sight::Blind(fact);
-                    }
+                    sight = Sight::Blind(fact);
                 }
                 _ => {}
             }
