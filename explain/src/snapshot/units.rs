@@ -156,6 +156,9 @@ impl Snapshot {
             return None;
         }
         let earliest = death.at_us - STOP_TIMEOUT_US;
+        // Whoever is told to stop ends well, or by SIGTERM; only then may the order be told after the end.
+        let told = !death.abnormal() && death.how_known();
+        let lag_us = if told { UNIT_LAG_US } else { 0 };
         let started_us = death
             .lifetime_ms
             .and_then(|ms| i64::try_from(ms).ok())
@@ -164,7 +167,9 @@ impl Snapshot {
             .on::<v1::UnitJob>(host)
             .filter(|job| job.what.unit == death.unit)
             .filter(|job| matches!(job.what.job.as_str(), "stop" | "restart" | "try-restart"))
-            .filter(|job| earliest <= job.at_us() && job.at_us() <= death.at_us + UNIT_LAG_US)
+            // systemd's own Restart= is a job as well: it follows an end, and does not bring it about.
+            .filter(|job| !job.what.by.starts_with("systemd ("))
+            .filter(|job| earliest <= job.at_us() && job.at_us() <= death.at_us + lag_us)
             // A process that was born of the job did not die of it.
             .filter(|job| job.at_us() + ORDER_SLACK_US >= started_us || started_us == i64::MIN)
             .filter(|job| !self.born_of(host, death, job, started_us))

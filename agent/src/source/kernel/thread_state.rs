@@ -32,6 +32,8 @@ use crate::source::{Interest, Roots};
 
 /// Events taken in one wake-up; the rest wakes us again at once.
 const EVENTS_MAX: usize = 64;
+/// Plans this far ahead or further fall on whole seconds.
+const TICK_US: u64 = 1_000_000;
 /// What is found until then existed when the agent began to look.
 const FIRST_LISTING_US: u64 = 2_000_000;
 /// Where the numbers of notices from other network namespaces begin.
@@ -280,6 +282,8 @@ impl<'a> Kernel<'a> {
     /// Does `task` after `after_us`, or earlier if it is planned already.
     pub(super) fn plan(&mut self, task: Task, after_us: u64) {
         let at = self.facts.now_us() + after_us;
+        // What is not urgent happens together, so that an idle host wakes the thread once a second.
+        let at = if after_us >= TICK_US { at / TICK_US * TICK_US } else { at };
         let planned = self.agenda.entry(task).or_insert(at);
         *planned = at.min(*planned);
     }
