@@ -197,9 +197,10 @@ impl<'a> Kernel<'a> {
         self.look_for_overflow();
         self.watch_new();
         self.flush();
-        for source in [Source::Process, Source::Memory, Source::Listener] {
+        for source in [Source::Process, Source::Listener] {
             self.observer.seeing(source, "");
         }
+        self.tell_memory_sight();
     }
 
     fn take_interests(&mut self, interests: Vec<Interest>) {

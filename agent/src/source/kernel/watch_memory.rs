@@ -64,6 +64,21 @@ impl Kernel<'_> {
         self.plan(Task::Memory, LOOK_US);
     }
 
+    /// Counters that cannot be read count nothing: an OOM kill would look like any kill.
+    pub(super) fn tell_memory_sight(&self) {
+        let cgroups = self.roots.sys.join("fs/cgroup");
+        let v1 = std::fs::read(cgroups.join("memory/memory.usage_in_bytes"));
+        match v1.or_else(|_| std::fs::read(cgroups.join("cgroup.controllers"))) {
+            Ok(_) => self.observer.seeing(v1::Source::Memory, ""),
+            Err(error) => {
+                let reason =
+                    format!("cannot read the memory cgroups at {}: {error}", cgroups.display());
+                let grant = "let the agent read /sys/fs/cgroup";
+                self.observer.blinded(v1::Source::Memory, "", &reason, grant);
+            }
+        }
+    }
+
     /// Where the memory of a process that matters is counted matters too.
     pub(super) fn watch_memory_of(&mut self, pid: u32) {
         let Some(process) = self.processes.get(pid) else { return };
