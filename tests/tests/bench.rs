@@ -1,5 +1,7 @@
 //! Every scenario of the repository on real hosts, with agent and collector as their packaged units.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::process::Command;
 

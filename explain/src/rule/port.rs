@@ -121,6 +121,10 @@ fn unknown_owner<'a>(snapshot: &'a Snapshot, gap: &Gap<'a>) -> Verdict<'a> {
     } else {
         let mut free = others(snapshot, gap).filter(|l| unclaimed(snapshot, gap, l));
         let (Some(only), None) = (free.next(), free.next()) else { return Verdict::NoSign };
+        // Whoever cannot be named cannot be the service that was meant.
+        if only.pid == 0 && only.unit.is_empty() {
+            return Verdict::NoSign;
+        }
         (only, Tie::OnlyOneLeft, Confidence::Likely)
     };
     absent(snapshot, gap, &listener.owner(), &[listener], confidence)
