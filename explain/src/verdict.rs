@@ -110,7 +110,11 @@ impl<'a> Cause<'a> {
         self
     }
 
-    pub(crate) fn explained(self) -> Verdict<'a> {
+    pub(crate) fn explained(mut self) -> Verdict<'a> {
+        // A link that cites nothing is a guess, whatever its rule thinks.
+        if self.evidence.is_empty() {
+            self.confidence = Confidence::Possible;
+        }
         Verdict::Explained(Box::new(self))
     }
 }
