@@ -11,7 +11,6 @@ pub mod doctor;
 pub mod hostfd;
 pub mod log;
 pub mod observe;
-pub mod redact;
 pub mod run;
 pub mod source;
 pub mod spool;

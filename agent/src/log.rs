@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::redact;
+use why502_gateway::redact;
 
 /// Lines in one [`WINDOW`]: a start with every source blind takes some twenty.
 const LINES_MAX: u32 = 60;

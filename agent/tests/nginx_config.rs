@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use why502_agent::source::gateway::nginx::version::Build;
+use why502_gateway::nginx::version::Build;
 use why502_agent::source::gateway::nginx::{Effective, declared, load, paths, read};
 use why502_proto::v1::{EndpointDeclared, Protocol};
 

@@ -13,13 +13,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use why502_proto::{Kind, v1};
 
 use self::logs::{Access, Logs};
-use self::nginx::answers::{self, Complaints};
-use self::nginx::error_log::{self, ErrorLine};
+use why502_gateway::nginx::answers::{self, Complaints};
+use why502_gateway::nginx::error_log::{self, ErrorLine};
 use self::nginx::instance::Instance;
 use self::nginx::log_files;
-use self::nginx::message::{Meaning, meaning};
+use why502_gateway::nginx::message::{Meaning, meaning};
 use self::nginx::running::{self, Finder};
-use self::nginx::version::Build;
+use why502_gateway::nginx::version::Build;
 use self::watch::Watch;
 use super::{Interest, Roots, UnixClient};
 use crate::clock::Moment;
@@ -172,7 +172,7 @@ impl<T: Fn(Interest)> Gateways<T> {
     async fn refresh_idle(&mut self) -> bool {
         let mut taken = false;
         let default = PathBuf::from(Build::default().conf);
-        let there = |path: &PathBuf| nginx::load::below(&self.roots.root, path).exists();
+        let there = |path: &PathBuf| why502_gateway::files::below(&self.roots.root, path).exists();
         if there(&default) && !self.instances.contains_key(default.to_string_lossy().as_ref()) {
             let build = match self.builds.get(&0) {
                 Some(build) => build.clone(),
@@ -188,7 +188,7 @@ impl<T: Fn(Interest)> Gateways<T> {
         }
         let mut gone = Vec::new();
         for instance in self.instances.values_mut().filter(|instance| instance.master.is_none()) {
-            if !nginx::load::below(&self.roots.root, &instance.paths.conf).exists() {
+            if !why502_gateway::files::below(&self.roots.root, &instance.paths.conf).exists() {
                 instance.tell_gone(&self.observer);
                 gone.push(instance.name.clone());
             } else if instance.is_stale(&self.roots.root) {
@@ -362,7 +362,7 @@ impl<T: Fn(Interest)> Gateways<T> {
                     let refused = v1::GatewayReloaded {
                         gateway: nginx::NAME.to_owned(),
                         instance: name.to_owned(),
-                        error: crate::redact::line(line.message),
+                        error: why502_gateway::redact::line(line.message),
                     };
                     log.others.push((at, Kind::GatewayReloaded(refused)));
                 }

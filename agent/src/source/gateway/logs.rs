@@ -10,7 +10,7 @@ use why502_proto::{Kind, v1};
 
 use super::counts::Counts;
 use super::failures::Failures;
-use super::nginx::access_log::Format;
+use why502_gateway::nginx::access_log::Format;
 use super::tail::Tail;
 use super::watch::Watch;
 use crate::clock::Moment;
@@ -84,7 +84,7 @@ impl Logs {
         for (path, wanted) in wanted.into_iter().take(LOGS_MAX) {
             let log = self.logs.entry(path.clone()).or_insert_with(|| {
                 let mark = marks.get(&format!("log {}", path.display())).cloned();
-                let tail = Tail::new(super::nginx::load::below(&roots.root, &path), mark);
+                let tail = Tail::new(why502_gateway::files::below(&roots.root, &path), mark);
                 Log::new(tail, path, wanted.clone())
             });
             log.wanted = wanted;

@@ -13,7 +13,7 @@ const FRESH_US: i64 = 2_000_000;
 
 /// The host's time zone; UTC where /etc/localtime cannot be read.
 pub fn zone(root: &Path) -> TimeZone {
-    let bytes = fs::read(super::nginx::load::below(root, Path::new("/etc/localtime")));
+    let bytes = fs::read(why502_gateway::files::below(root, Path::new("/etc/localtime")));
     bytes.ok().and_then(|bytes| TimeZone::tzif("local", &bytes).ok()).unwrap_or(TimeZone::UTC)
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use why502_proto::{Kind, v1};
 
-use crate::redact;
+use why502_gateway::redact;
 use crate::source::cgroup;
 use crate::source::kernel::kmsg::{self, Chosen, Line};
 

@@ -5,7 +5,7 @@
 use why502_proto::{Kind, v1};
 
 use super::record::Record;
-use crate::redact;
+use why502_gateway::redact;
 
 /// Facts in a record of systemd, its coredump and OOM helpers, or journald. All of them are told by fields that only
 /// these programs can set.

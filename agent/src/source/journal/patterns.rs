@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use why502_proto::v1::{AppEvent, AppServerEvent};
 
-use crate::redact;
+use why502_gateway::redact;
 
 mod php;
 mod python;

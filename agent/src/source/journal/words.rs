@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use why502_proto::{Kind, v1};
 
-use crate::redact;
+use why502_gateway::redact;
 
 /// How many lines of a unit are kept.
 const LINES_MAX: usize = 3;

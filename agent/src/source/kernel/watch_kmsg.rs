@@ -15,7 +15,7 @@ use why502_proto::{Kind, v1};
 use super::kmsg::{self, Chosen, Line};
 use super::process::Process;
 use super::thread_state::{Kernel, Token};
-use crate::redact;
+use why502_gateway::redact;
 use crate::source::cgroup::of_path;
 
 /// Inode of the first pid namespace (include/linux/proc_ns.h).

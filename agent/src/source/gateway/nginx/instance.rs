@@ -242,7 +242,7 @@ impl Instance {
     fn stamps(&self, root: &Path) -> Vec<Option<(u64, i64)>> {
         use std::os::unix::fs::MetadataExt as _;
         let stamp = |path: &PathBuf| {
-            let metadata = std::fs::metadata(super::load::below(root, path)).ok()?;
+            let metadata = std::fs::metadata(why502_gateway::files::below(root, path)).ok()?;
             let nanoseconds = metadata.mtime().wrapping_mul(1_000_000_000) + metadata.mtime_nsec();
             Some((metadata.ino(), nanoseconds))
         };

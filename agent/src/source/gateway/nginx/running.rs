@@ -29,14 +29,8 @@ pub struct Master {
     pub unit: String,
     /// First word of its command line: the program.
     pub program: String,
-    /// `-c`
-    pub conf: Option<String>,
-    /// `-p`
-    pub prefix: Option<String>,
-    /// `-e`
-    pub error_log: Option<String>,
-    /// `-g`
-    pub directives: String,
+    /// Where its files are.
+    pub options: Options,
 }
 
 /// Finds masters, at the cost of the processes that are new since the last look.
@@ -108,16 +102,16 @@ fn parse_title(title: &str) -> Master {
             own.or_else(|| words.next().map(str::to_owned))
         };
         match option {
-            "-c" => master.conf = value(),
-            "-p" => master.prefix = value(),
-            "-e" => master.error_log = value(),
+            "-c" => master.options.conf = value(),
+            "-p" => master.options.prefix = value(),
+            "-e" => master.options.error_log = value(),
             "-g" => {
                 let mut directives = attached.to_owned();
                 while words.peek().is_some_and(|next| !next.starts_with('-')) {
                     directives.push(' ');
                     directives.push_str(words.next().unwrap_or(""));
                 }
-                master.directives = directives.trim().to_owned();
+                master.options.directives = directives.trim().to_owned();
             }
             _ => {}
         }

@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use why502_proto::v1::Protocol;
 
 use super::scope::Scope;
-use super::syntax::{Directive, Place, Problem};
+use super::syntax::Directive;
 use super::version::Version;
+use crate::place::{Place, Problem};
 
 /// Values that one target may take through its variables; a map with more backends is cut here.
 const VALUES_MAX: usize = 256;

@@ -6,27 +6,10 @@
 
 use std::sync::Arc;
 
+use crate::place::{Place, Problem};
+
 /// Deepest nesting of blocks that is read. nginx configurations nest some ten levels; the parser recurses.
 const DEPTH_MAX: usize = 64;
-
-/// A line of a file.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// Path as nginx would name it.
-    pub file: Arc<str>,
-    /// From 1.
-    pub line: u32,
-}
-
-/// What was not understood, and where. Never quotes the file beyond names of directives: it may not be a
-/// configuration file at all.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Problem {
-    /// Where.
-    pub place: Place,
-    /// What.
-    pub text: String,
-}
 
 /// `name args... ;` or `name args... { block }`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,8 +16,9 @@ use regex_lite::{Regex, RegexBuilder};
 
 use super::pass::{self, Pass, Peer};
 use super::scope::Scope;
-use super::syntax::{Directive, Place, Problem};
+use super::syntax::Directive;
 use super::version::Version;
+use crate::place::{Place, Problem};
 
 /// Locations inside locations. nginx has no bound; nobody nests ten.
 const LOCATION_DEPTH_MAX: usize = 32;
