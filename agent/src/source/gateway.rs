@@ -10,20 +10,21 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use why502_gateway::nginx::{NAME, Options, crashed, disabled, failed, paths};
 use why502_proto::{Kind, v1};
 
 use self::logs::{Access, Logs};
-use why502_gateway::nginx::answers::{self, Complaints};
-use why502_gateway::nginx::error_log::{self, ErrorLine};
 use self::nginx::instance::Instance;
 use self::nginx::log_files;
-use why502_gateway::nginx::message::{Meaning, meaning};
 use self::nginx::running::{self, Finder};
-use why502_gateway::nginx::version::Build;
 use self::watch::Watch;
 use super::{Interest, Roots, UnixClient};
 use crate::clock::Moment;
 use crate::observe::{Marks, Observer};
+use why502_gateway::nginx::answers::{self, Complaints};
+use why502_gateway::nginx::error_log::{self, ErrorLine};
+use why502_gateway::nginx::message::{Meaning, meaning};
+use why502_gateway::nginx::version::Build;
 
 pub mod counts;
 pub mod failures;
@@ -148,7 +149,7 @@ impl<T: Fn(Interest)> Gateways<T> {
             };
             self.builds.insert(master.pid, build.clone());
             let directory = running::working_directory(&self.roots.proc, master.pid);
-            let paths = nginx::paths(&build, Some(&master), directory.as_deref());
+            let paths = paths(&build, &master.options, directory.as_deref());
             let name = paths.conf.to_string_lossy().into_owned();
             let instance = self
                 .instances
@@ -179,7 +180,7 @@ impl<T: Fn(Interest)> Gateways<T> {
                 None => running::build(&self.roots.proc, None).await,
             };
             self.builds.insert(0, build.clone());
-            let mut paths = nginx::paths(&build, None, None);
+            let mut paths = paths(&build, &Options::default(), None);
             paths.conf = default;
             let mut instance = Instance::new(paths, build, None);
             instance.take(&self.roots, &self.observer).await;
@@ -208,7 +209,7 @@ impl<T: Fn(Interest)> Gateways<T> {
             return false;
         }
         self.observer.observe(Kind::GatewayReloaded(v1::GatewayReloaded {
-            gateway: nginx::NAME.to_owned(),
+            gateway: NAME.to_owned(),
             instance: name.to_owned(),
             error: String::new(),
         }));
@@ -345,22 +346,23 @@ impl<T: Fn(Interest)> Gateways<T> {
         let Some(log) = self.logs.get_mut(path) else { return };
         match meaning(line) {
             Meaning::Failed { .. } => {
-                if let Some(failed) = nginx::failed(line, &instance.effective.config, name) {
+                if let Some(failed) = failed(line, &instance.effective.config, name) {
                     log.failures.add(at, now, failed);
                 }
             }
-            Meaning::Disabled => {
-                log.others.push((at, Kind::EndpointDisabled(nginx::disabled(line, instance))))
-            }
+            Meaning::Disabled => log.others.push((
+                at,
+                Kind::EndpointDisabled(disabled(line, &instance.effective.config, name)),
+            )),
             Meaning::WorkerCrashed(pid, signal) => {
                 instance.worker_crashed(pid);
-                log.others
-                    .push((at, Kind::AppServerEvent(nginx::crashed(line, instance, pid, signal))));
+                let unit = instance.master.as_ref().map_or("", |master| master.unit.as_str());
+                log.others.push((at, Kind::AppServerEvent(crashed(line, unit, pid, signal))));
             }
             Meaning::Refused => {
                 if instance.master.is_none() || instance.runs_as(line.pid) {
                     let refused = v1::GatewayReloaded {
-                        gateway: nginx::NAME.to_owned(),
+                        gateway: NAME.to_owned(),
                         instance: name.to_owned(),
                         error: why502_gateway::redact::line(line.message),
                     };

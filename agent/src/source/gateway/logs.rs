@@ -10,12 +10,12 @@ use why502_proto::{Kind, v1};
 
 use super::counts::Counts;
 use super::failures::Failures;
-use why502_gateway::nginx::access_log::Format;
 use super::tail::Tail;
 use super::watch::Watch;
 use crate::clock::Moment;
 use crate::observe::{Mark, Marks, Observed, Observer};
 use crate::source::Roots;
+use why502_gateway::nginx::access_log::Format;
 
 /// Logs of all gateways of a host. Hosts with a log per site have some hundreds.
 const LOGS_MAX: usize = 512;

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use why502_proto::{Kind, v1};
 
-use why502_gateway::redact;
 use crate::source::cgroup;
 use crate::source::kernel::kmsg::{self, Chosen, Line};
+use why502_gateway::redact;
 
 /// Inodes of the first pid and cgroup namespaces, include/linux/proc_ns.h.
 const FIRST: [(&str, &str); 2] =

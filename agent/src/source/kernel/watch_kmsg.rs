@@ -15,8 +15,8 @@ use why502_proto::{Kind, v1};
 use super::kmsg::{self, Chosen, Line};
 use super::process::Process;
 use super::thread_state::{Kernel, Token};
-use why502_gateway::redact;
 use crate::source::cgroup::of_path;
+use why502_gateway::redact;
 
 /// Inode of the first pid namespace (include/linux/proc_ns.h).
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use why502_gateway::nginx::version::Build;
+use why502_gateway::nginx::{self, Declared, Effective, NAME, Paths};
+use why502_gateway::place::Problem;
 use why502_proto::{Kind, v1};
 
 use super::running::{self, Master};
-use super::syntax::Problem;
-use super::version::Build;
-use super::{Declared, Effective, NAME, Paths};
 use crate::observe::Observer;
 use crate::source::{Roots, UnixClient, gateway::names};
 
@@ -63,9 +63,10 @@ impl Instance {
     pub async fn take(&mut self, roots: &Roots, observer: &Observer) {
         let (root, paths) = (roots.root.clone(), self.paths.clone());
         let master = self.master.as_ref();
-        let directives = master.map(|master| master.directives.clone()).unwrap_or_default();
+        let directives = master.map(|master| master.options.directives.clone()).unwrap_or_default();
         let version = self.build.version.clone();
-        let read = move || super::read(&root, &paths, &directives, &version);
+        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let read = move || nginx::read(&root, &paths, &directives, &version, &hostname);
         if let Ok(effective) = tokio::task::spawn_blocking(read).await {
             self.effective = effective;
         }
@@ -91,7 +92,7 @@ impl Instance {
     pub fn tell_seen(&mut self, observer: &Observer) {
         let config = &self.effective.config;
         let path = |target: &str, default: &str| {
-            let path = super::log_path(target, default, &self.paths.prefix);
+            let path = nginx::log_path(target, default, &self.paths.prefix);
             path.map_or_else(|place| place, |path| path.to_string_lossy().into_owned())
         };
         let error_logs =
@@ -127,7 +128,7 @@ impl Instance {
             .filter(|peer| peer.name)
             .map(|peer| peer.endpoint.clone())
             .collect();
-        let declared = super::declared(&self.effective.config, &self.name);
+        let declared = nginx::declared(&self.effective.config, &self.name);
         for (name, fact) in &declared {
             let wait = !resolved && names.contains(&fact.endpoint);
             if !wait && self.declared.get(name) != Some(fact) {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::access_log::Format;
+use why502_gateway::nginx::access_log::Format;
+use why502_gateway::nginx::log_path;
+
 use super::instance::Instance;
 use crate::source::gateway::logs::{Access, Wanted};
 
@@ -12,7 +14,7 @@ pub fn access_logs(instance: &Instance, wanted: &mut BTreeMap<PathBuf, Wanted>) 
     let config = &instance.effective.config;
     for (target, log) in &config.access_logs {
         let paths = &instance.paths;
-        let path = super::log_path(target, &paths.access_log, &paths.prefix);
+        let path = log_path(target, &paths.access_log, &paths.prefix);
         let format = match config.log_formats.get(&log.format) {
             Some(format) => Format::new(format),
             None if log.format == "combined" => Format::combined(),
@@ -38,7 +40,7 @@ pub fn error_logs(
     // Sorted so that the compiled-in one, which is named "", comes first: it matters only where there is no other.
     for log in logs.iter().rev() {
         let paths = &instance.paths;
-        match super::log_path(&log.target, &paths.error_log, &paths.prefix) {
+        match log_path(&log.target, &paths.error_log, &paths.prefix) {
             Ok(path) if path == Path::new("/dev/null") || !log.errors => {
                 let reason = "failed requests are not logged here";
                 blind.insert(path.to_string_lossy().into_owned(), reason.to_owned());

@@ -9,8 +9,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use why502_gateway::nginx::Options;
+use why502_gateway::nginx::version::Build;
+
 use super::super::super::cgroup;
-use super::version::Build;
 
 /// A pid whose name was looked at this often will not become nginx any more: between fork and exec there may be a
 /// moment under another name.
@@ -203,13 +205,13 @@ mod tests {
     fn titles() {
         let plain = parse_title("/usr/sbin/nginx -g daemon on; master_process on;");
         assert_eq!(plain.program, "/usr/sbin/nginx");
-        assert_eq!(plain.directives, "daemon on; master_process on;");
+        assert_eq!(plain.options.directives, "daemon on; master_process on;");
         let own = parse_title("nginx -p /tmp/x -c nginx.conf -g daemon off; -e stderr");
-        assert_eq!(own.conf.as_deref(), Some("nginx.conf"));
-        assert_eq!(own.prefix.as_deref(), Some("/tmp/x"));
-        assert_eq!(own.error_log.as_deref(), Some("stderr"));
+        assert_eq!(own.options.conf.as_deref(), Some("nginx.conf"));
+        assert_eq!(own.options.prefix.as_deref(), Some("/tmp/x"));
+        assert_eq!(own.options.error_log.as_deref(), Some("stderr"));
         assert_eq!(parse_title("").program, "");
-        assert_eq!(parse_title("nginx -c/etc/a.conf é -").conf.as_deref(), Some("/etc/a.conf"));
+        assert_eq!(parse_title("nginx -c/etc/a.conf é -").options.conf.as_deref(), Some("/etc/a.conf"));
     }
 
     fn process(proc: &Path, pid: u32, files: &[(&str, &str)]) {

@@ -2,7 +2,7 @@
 //!
 //! Each file of `nginx_config/` is a case: a configuration (further files after lines `# file: NAME`), and behind
 //! `# ---` what is declared: route, endpoint, protocol, place, and what differs from the defaults. Written anew by
-//! `UPDATE_EXPECT=1 cargo test -p why502-agent --test nginx_config`; read the difference.
+//! `UPDATE_EXPECT=1 cargo test -p why502-gateway --test nginx_config`; read the difference.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -12,8 +12,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use why502_gateway::files::below;
 use why502_gateway::nginx::version::Build;
-use why502_agent::source::gateway::nginx::{Effective, declared, load, paths, read};
+use why502_gateway::nginx::{Effective, Options, declared, load, paths, read};
 use why502_proto::v1::{EndpointDeclared, Protocol};
 
 const BEHIND: &str = "# ---\n";
@@ -35,7 +36,7 @@ fn lay_out(root: &Path, text: &str) {
     }
     files.push((name, body));
     for (name, body) in files {
-        let path = load::below(root, &Path::new("/etc/nginx").join(name));
+        let path = below(root, &Path::new("/etc/nginx").join(name));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, body).unwrap();
     }
@@ -101,7 +102,13 @@ fn every_case_declares_what_it_says() {
         // A case says in its first line for which version it is.
         let version =
             config.lines().next().unwrap().split_once("nginx ").map_or("1.22.1", |(_, v)| v);
-        let effective = read(root.path(), &paths(&Build::default(), None, None), "", version);
+        let effective = read(
+            root.path(),
+            &paths(&Build::default(), &Options::default(), None),
+            "",
+            version,
+            "web-1",
+        );
         let found = shown(&effective);
         if found != expected {
             if std::env::var_os("UPDATE_EXPECT").is_some() {
@@ -120,7 +127,7 @@ fn includes_are_those_of_nginx_itself() {
     for case in cases() {
         let text = fs::read_to_string(&case).unwrap();
         let config = text.split_once(BEHIND).map_or(text.as_str(), |(config, _)| config);
-        let root = tempfile::Builder::new().prefix("agent-nginx-").tempdir().unwrap();
+        let root = tempfile::Builder::new().prefix("gateway-nginx-").tempdir().unwrap();
         lay_out(root.path(), config);
         let directory = root.path().join("etc/nginx");
         let main = directory.join("nginx.conf");
