@@ -24,6 +24,12 @@ impl Moment {
         }
     }
 
+    /// Waits until the boot clock shows `boottime_us`.
+    pub async fn reached(boottime_us: u64) {
+        let wait = boottime_us.saturating_sub(Self::now().boottime_us);
+        tokio::time::sleep(std::time::Duration::from_micros(wait)).await;
+    }
+
     /// The moment of an earlier boot time, as seen from this moment.
     pub fn at_boottime(self, boottime_us: u64) -> Self {
         let by = i64::try_from(self.boottime_us).unwrap_or(i64::MAX)

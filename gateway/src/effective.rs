@@ -1,6 +1,6 @@
 //! What one gateway declares, whichever kind it is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use why502_proto::v1;
@@ -19,6 +19,8 @@ pub struct Start {
     pub root: PathBuf,
     /// As the program tells it: "2.6.12". Empty: not known, the newest is assumed.
     pub version: String,
+    /// Its environment, as /proc/PID/environ or its unit tells it. Empty where it cannot be read.
+    pub environment: BTreeMap<String, String>,
     /// This host's name, for configurations that ask for it.
     pub hostname: String,
 }

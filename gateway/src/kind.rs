@@ -16,6 +16,8 @@ pub struct Kind {
     pub version: fn(&str) -> Option<String>,
     /// Main configuration files that the distributions' units start it with; looked for where it does not run.
     pub usual: &'static [&'static str],
+    /// It takes changed files by itself; others are told to, which shows in new workers or in a line of their log.
+    pub follows_files: bool,
     /// Reads its configuration. Blocks on the disk.
     pub read: fn(&Start) -> Effective,
     /// Takes the answers to the questions of [`crate::effective::Admin`], in their order, into what was read.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval};
 use why502_gateway::nginx::{NAME, Options, crashed, disabled, failed, paths};
 use why502_proto::{Kind, v1};
 
@@ -28,6 +28,8 @@ use why502_gateway::nginx::version::Build;
 
 pub mod counts;
 pub mod failures;
+pub mod gathered;
+pub mod journal_lines;
 pub mod logs;
 pub mod names;
 pub mod nginx;
@@ -104,8 +106,7 @@ impl<T: Fn(Interest)> Gateways<T> {
         tick.reset();
         let mut more = self.read_logs(None).await;
         while self.logs.flush(&self.observer).await {
-            let due = self.logs.due_us().map(until);
-            let due = if more { Some(Instant::now()) } else { due };
+            let due = if more { Some(0) } else { self.logs.due_us() };
             tokio::select! {
                 _ = tick.tick() => {
                     self.refresh().await;
@@ -114,7 +115,7 @@ impl<T: Fn(Interest)> Gateways<T> {
                 changed = changed(self.watch.as_ref()) => {
                     more |= self.read_logs(Some(&changed)).await;
                 }
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                () = Moment::reached(due.unwrap_or(0)), if due.is_some() => {
                     if more {
                         more = self.read_logs(None).await;
                         tokio::task::yield_now().await;
@@ -303,10 +304,10 @@ impl<T: Fn(Interest)> Gateways<T> {
             let sure = since.zip(line.at_us).is_some_and(|(since, at)| at > since + BEFORE_US);
             let relayed = answers::relayed(line, server, sure, &mut self.complaints);
             let count = answers::count(line, location, name, relayed);
-            log.counts.add(now.boottime_us, &count);
+            log.gathered.counts.add(now.boottime_us, &count);
             if relayed {
                 let at = stamp::moment(line.at_us, now);
-                log.failures.add(at, now, answers::failure(line, location, name));
+                log.gathered.failures.add(at, now, answers::failure(line, location, name));
             }
         }
     }
@@ -347,17 +348,17 @@ impl<T: Fn(Interest)> Gateways<T> {
         match meaning(line) {
             Meaning::Failed { .. } => {
                 if let Some(failed) = failed(line, &instance.effective.config, name) {
-                    log.failures.add(at, now, failed);
+                    log.gathered.failures.add(at, now, failed);
                 }
             }
-            Meaning::Disabled => log.others.push((
+            Meaning::Disabled => log.gathered.others.push((
                 at,
                 Kind::EndpointDisabled(disabled(line, &instance.effective.config, name)),
             )),
             Meaning::WorkerCrashed(pid, signal) => {
                 instance.worker_crashed(pid);
                 let unit = instance.master.as_ref().map_or("", |master| master.unit.as_str());
-                log.others.push((at, Kind::AppServerEvent(crashed(line, unit, pid, signal))));
+                log.gathered.others.push((at, Kind::AppServerEvent(crashed(line, unit, pid, signal))));
             }
             Meaning::Refused => {
                 if instance.master.is_none() || instance.runs_as(line.pid) {
@@ -366,18 +367,12 @@ impl<T: Fn(Interest)> Gateways<T> {
                         instance: name.to_owned(),
                         error: why502_gateway::redact::line(line.message),
                     };
-                    log.others.push((at, Kind::GatewayReloaded(refused)));
+                    log.gathered.others.push((at, Kind::GatewayReloaded(refused)));
                 }
             }
             Meaning::OwnAnswer | Meaning::Nothing => {}
         }
     }
-}
-
-/// When the boot clock shows `due_us`.
-fn until(due_us: u64) -> Instant {
-    let wait = due_us.saturating_sub(Moment::now().boottime_us);
-    Instant::now() + Duration::from_micros(wait)
 }
 
 async fn changed(watch: Option<&Watch>) -> BTreeSet<i32> {

@@ -16,6 +16,7 @@ use why502_proto::{Kind, v1};
 use crate::clock::Moment;
 use crate::observe::{Mark, Marks, Observed, Observer};
 use crate::source::Roots;
+use crate::source::gateway::journal_lines::{JournalLines, Line};
 
 mod frame;
 mod header;
@@ -76,18 +77,24 @@ pub fn reader_main() -> ExitCode {
     reader::main()
 }
 
-/// Follows the journal until the agent shuts down.
-pub async fn run(roots: Roots, observer: Observer, marks: Marks) {
+/// Follows the journal until the agent shuts down. `lines` read what gateways write into it.
+pub async fn run(roots: Roots, observer: Observer, marks: Marks, lines: JournalLines) {
     let reader = Reader::of_this_program(&roots);
     // Both end only when the agent does.
     tokio::join!(
         log_files::follow(&roots, &observer, &marks),
-        run_with(reader, roots.clone(), observer.clone(), marks.clone()),
+        run_with(reader, roots.clone(), observer.clone(), marks.clone(), lines),
     );
 }
 
 /// Like [`run`], with another program to read.
-pub async fn run_with(reader: Reader, roots: Roots, observer: Observer, marks: Marks) {
+pub async fn run_with(
+    reader: Reader,
+    roots: Roots,
+    observer: Observer,
+    marks: Marks,
+    lines: JournalLines,
+) {
     let kernel = std::fs::File::open(roots.dev.join("kmsg")).is_err();
     let mut parent = Parent {
         observer,
@@ -99,6 +106,8 @@ pub async fn run_with(reader: Reader, roots: Roots, observer: Observer, marks: M
         heard_at: Moment::now(),
         seeing: false,
         said: String::new(),
+        lines,
+        unmarked: None,
     };
     let mut pause = PAUSE_MIN;
     let mut deaths = 0;
@@ -142,6 +151,9 @@ struct Parent {
     seeing: bool,
     /// The reason that was told last.
     said: String,
+    lines: JournalLines,
+    /// Up to here all was read, and of the lines of gateways not all was told.
+    unmarked: Option<String>,
 }
 
 impl Parent {
@@ -172,7 +184,19 @@ impl Parent {
         };
         frame::send(&mut stdin, &self.request).await.map_err(|_| Ended::Died(None))?;
         loop {
-            let frame = timeout(SILENCE_MAX, frame::receive::<Frame>(&mut stdout)).await;
+            let frame = timeout(SILENCE_MAX, frame::receive::<Frame>(&mut stdout));
+            tokio::pin!(frame);
+            let frame = loop {
+                let due = self.lines.due_us();
+                tokio::select! {
+                    frame = &mut frame => break frame,
+                    () = Moment::reached(due.unwrap_or(0)), if due.is_some() => {
+                        if !self.tell(Vec::new()).await {
+                            return Ok(());
+                        }
+                    }
+                }
+            };
             let frame = frame.map_err(|_| Ended::Hung)?.map_err(|_| Ended::Died(None))?;
             self.heard_at = Moment::now();
             if !self.forward(frame).await {
@@ -181,16 +205,19 @@ impl Parent {
         }
     }
 
-    /// Hands facts on; the place travels with the last of them. `false`: the agent shuts down.
+    /// Hands facts on. `false`: the agent shuts down.
     async fn forward(&mut self, frame: Frame) -> bool {
-        let mut mark = None;
         if !frame.cursor.is_empty() && frame.cursor != self.request.cursor {
             self.request.cursor.clone_from(&frame.cursor);
-            mark = Some(Mark { name: MARK.into(), position: frame.cursor });
+            self.unmarked = Some(frame.cursor);
         }
-        let count = frame.facts.len();
-        for (at, fact) in frame.facts.into_iter().enumerate() {
-            let moment = Moment { boottime_us: fact.boottime_us, realtime_us: fact.realtime_us };
+        for line in frame.lines {
+            let at = Moment { boottime_us: line.boottime_us, realtime_us: line.realtime_us };
+            let (unit, program, tag, text) = (line.unit, line.program, line.tag, line.text);
+            self.lines.read(&Line { unit, program, tag, text }, at);
+        }
+        let mut facts = Vec::new();
+        for fact in frame.facts {
             match &fact.kind {
                 Some(Kind::SourceSeeing(_)) => {
                     self.seeing = true;
@@ -204,15 +231,32 @@ impl Parent {
                 }
                 _ => {}
             }
-            let last = at + 1 == count;
-            let mark = if last { mark.take() } else { None };
-            if !self.observe(moment, fact.kind, mark).await {
+            let at = Moment { boottime_us: fact.boottime_us, realtime_us: fact.realtime_us };
+            facts.extend(fact.kind.map(|kind| (at, kind)));
+        }
+        self.tell(facts).await
+    }
+
+    /// Tells `facts`, and what gateways wrote as far as it is due. The place travels with the last of them, once all that
+    /// was read up to it is told. `false`: the agent shuts down.
+    async fn tell(&mut self, mut facts: Vec<(Moment, Kind)>) -> bool {
+        let now = Moment::now();
+        if !facts.is_empty() {
+            self.lines.urge(now);
+        }
+        facts.extend(self.lines.take(now));
+        let mark = self.unmarked.take_if(|_| !self.lines.waits());
+        let mark = mark.map(|position| Mark { name: MARK.into(), position });
+        let last = facts.pop();
+        for (at, kind) in facts {
+            if !self.observe(at, Some(kind), None).await {
                 return false;
             }
         }
-        match mark {
-            Some(mark) => self.observe(self.heard_at, None, Some(mark)).await,
-            None => true,
+        match (last, mark) {
+            (Some((at, kind)), mark) => self.observe(at, Some(kind), mark).await,
+            (None, Some(mark)) => self.observe(self.heard_at, None, Some(mark)).await,
+            (None, None) => true,
         }
     }
 

@@ -6,10 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use why502_proto::{Kind, v1};
+use why502_proto::v1;
 
-use super::counts::Counts;
-use super::failures::Failures;
+use super::gathered::Gathered;
 use super::tail::Tail;
 use super::watch::Watch;
 use crate::clock::Moment;
@@ -49,12 +48,8 @@ pub struct Log {
     pub path: PathBuf,
     /// Whose it is, and how it is read.
     pub wanted: Wanted,
-    /// Answers that were counted.
-    pub counts: Counts,
-    /// Failures that wait.
-    pub failures: Failures,
-    /// Other facts that wait.
-    pub others: Vec<(Moment, Kind)>,
+    /// What was read and not told yet.
+    pub gathered: Gathered,
     watches: BTreeSet<i32>,
     watched: Option<(u64, u64)>,
     /// Whether it can be read, and since when.
@@ -130,7 +125,7 @@ impl Logs {
 
     /// When facts that wait have to be told, boot time.
     pub fn due_us(&self) -> Option<u64> {
-        self.logs.values().filter_map(Log::due_us).min()
+        self.logs.values().filter_map(|log| log.gathered.due_us()).min()
     }
 
     /// Tells what is due of every log. `false`: the agent is shutting down.
@@ -150,9 +145,7 @@ impl Log {
             tail,
             path,
             wanted,
-            counts: Counts::default(),
-            failures: Failures::default(),
-            others: Vec::new(),
+            gathered: Gathered::default(),
             watches: BTreeSet::new(),
             watched: None,
             sight: None,
@@ -199,25 +192,11 @@ impl Log {
         (lines, more)
     }
 
-    fn due_us(&self) -> Option<u64> {
-        let dues = [self.failures.due_us(), self.counts.due_us()];
-        dues.into_iter().flatten().min()
-    }
-
     /// Tells what is due, with the place up to which all is told. `false`: the agent is shutting down.
     pub async fn flush(&mut self, observer: &Observer) -> bool {
         let now = Moment::now();
-        let due = self.due_us().is_some_and(|due| due <= now.boottime_us);
-        let mut facts = std::mem::take(&mut self.others);
-        if due || !facts.is_empty() {
-            self.failures.urge();
-            let counts = self.counts.take(now.boottime_us).into_iter();
-            facts.extend(counts.map(|counts| (now, Kind::RequestCounts(counts))));
-        }
-        let failures = self.failures.take(now).into_iter();
-        facts.extend(failures.map(|(at, failed)| (at, Kind::RequestFailed(failed))));
-        facts.sort_by_key(|(at, _)| at.boottime_us);
-        let waits = self.due_us().is_some();
+        let mut facts = self.gathered.take(now);
+        let waits = self.gathered.due_us().is_some();
         let quiet = now.boottime_us.saturating_sub(self.marked_us) < QUIET_MARK_US;
         if self.tail.current().is_none() || (facts.is_empty() && (waits || quiet)) {
             return true;

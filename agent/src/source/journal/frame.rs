@@ -33,6 +33,32 @@ pub(super) struct Frame {
     /// Everything up to this record was read. "": no news.
     #[prost(string, tag = "2")]
     pub(super) cursor: String,
+    /// Lines of gateways, which the parent reads.
+    #[prost(message, repeated, tag = "3")]
+    pub(super) lines: Vec<GatewayLine>,
+}
+
+/// A line that a process wrote that may be a gateway.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(super) struct GatewayLine {
+    /// When it was written, as in a fact.
+    #[prost(uint64, tag = "1")]
+    pub(super) boottime_us: u64,
+    /// The same by the wall clock.
+    #[prost(int64, tag = "2")]
+    pub(super) realtime_us: i64,
+    /// _SYSTEMD_UNIT
+    #[prost(string, tag = "3")]
+    pub(super) unit: String,
+    /// _COMM
+    #[prost(string, tag = "4")]
+    pub(super) program: String,
+    /// SYSLOG_IDENTIFIER
+    #[prost(string, tag = "5")]
+    pub(super) tag: String,
+    /// MESSAGE
+    #[prost(string, tag = "6")]
+    pub(super) text: String,
 }
 
 /// Writes one message.

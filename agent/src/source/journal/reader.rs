@@ -12,7 +12,7 @@ use systemd::id128::Id128;
 use systemd::{Journal, JournalWaitResult};
 use why502_proto::{Kind, v1};
 
-use super::frame::{self, Frame, Request};
+use super::frame::{self, Frame, GatewayLine, Request};
 use super::header::{self, Blind, Headers};
 use super::kernel_line::KernelLines;
 use super::place::{blinded, fact, open, seek};
@@ -20,6 +20,7 @@ use super::record::{FIELDS_MAX, Record, text};
 use super::words::LastWords;
 use super::{kernel_line, message, patterns};
 use crate::clock::{self, Moment};
+use crate::source::gateway::journal_lines::may_be_gateway;
 
 /// How often the headers of the active files are looked at while records come: a reader that is 25 ms late on average.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -63,7 +64,7 @@ pub(super) fn main() -> ExitCode {
         Err(Stop::ParentGone) => ExitCode::SUCCESS,
         Err(Stop::Blind(blind)) => {
             let fact = blinded(blind, None);
-            let _ = frame::write(&mut out, &Frame { facts: vec![fact], cursor: String::new() });
+            let _ = frame::write(&mut out, &Frame { facts: vec![fact], ..Frame::default() });
             ExitCode::from(69)
         }
     }
@@ -103,6 +104,7 @@ fn read(request: &Request, out: &mut impl Write) -> Result<std::convert::Infalli
         kernel: request.kernel && kernel_line::are_ours(root),
         kernel_lines: KernelLines::default(),
         words: LastWords::default(),
+        lines: Vec::new(),
         unreadable: 0,
         moved: gap.is_some(),
         wrote_at: Instant::now(),
@@ -116,6 +118,9 @@ fn read(request: &Request, out: &mut impl Write) -> Result<std::convert::Infalli
     reader.follow(root, headers)
 }
 
+/// So many lines of gateways at once: 64 times `VALUE_MAX` stays below the longest frame.
+const LINES_MAX: usize = 64;
+
 /// So many records at once, then the parent hears that we are alive.
 const DRAIN_MAX: usize = 4096;
 
@@ -127,6 +132,8 @@ struct Reader<'a, W> {
     kernel: bool,
     kernel_lines: KernelLines,
     words: LastWords,
+    /// Lines of gateways that the parent does not have yet.
+    lines: Vec<GatewayLine>,
     /// Records that could not be read since it was last told.
     unreadable: u32,
     /// The position moved since the parent last learned it.
@@ -211,8 +218,8 @@ impl<W: Write> Reader<'_, W> {
             }
             count += 1;
             self.moved = true;
-            match self.facts() {
-                Ok(facts) if facts.is_empty() => failed = 0,
+            match self.gateway_line().and_then(|()| self.facts()) {
+                Ok(facts) if facts.is_empty() && self.lines.len() < LINES_MAX => failed = 0,
                 Ok(facts) => {
                     failed = 0;
                     self.write(facts)?;
@@ -234,10 +241,26 @@ impl<W: Write> Reader<'_, W> {
             let dropped = v1::JournalDropped { unit: String::new(), count };
             facts.push(fact(Moment::now(), Kind::JournalDropped(dropped)));
         }
-        if !facts.is_empty() {
+        if !facts.is_empty() || !self.lines.is_empty() {
             self.write(facts)?;
         }
         Ok(count)
+    }
+
+    /// Keeps the record at hand if a gateway may have written it.
+    fn gateway_line(&mut self) -> systemd::Result<()> {
+        let program = self.data("_COMM")?.unwrap_or_default();
+        let tag = self.data("SYSLOG_IDENTIFIER")?.unwrap_or_default();
+        if !may_be_gateway(&program, &tag) {
+            return Ok(());
+        }
+        let (Some(at), Some(text)) = (self.moment()?, self.data("MESSAGE")?) else {
+            return Ok(());
+        };
+        let Moment { boottime_us, realtime_us } = self.sent(at)?;
+        let unit = self.data("_SYSTEMD_UNIT")?.unwrap_or_default();
+        self.lines.push(GatewayLine { boottime_us, realtime_us, unit, program, tag, text });
+        Ok(())
     }
 
     /// Facts in the record at hand.
@@ -350,7 +373,8 @@ impl<W: Write> Reader<'_, W> {
     fn write(&mut self, facts: Vec<v1::Fact>) -> Result<(), Stop> {
         // At the head of an empty journal there is no record, and no cursor.
         let cursor = self.journal.cursor().unwrap_or_default();
-        frame::write(self.out, &Frame { facts, cursor })?;
+        let lines = std::mem::take(&mut self.lines);
+        frame::write(self.out, &Frame { facts, cursor, lines })?;
         self.moved = false;
         self.wrote_at = Instant::now();
         self.position_at = self.wrote_at;
