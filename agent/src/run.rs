@@ -17,6 +17,7 @@ use why502_proto::{FactLine, Kind};
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::observe::{Mark, Marks, Observations, Observed, Observer, channel};
+use crate::source::gateway::journal_lines::JournalLines;
 use crate::source::{Interest, Roots, gateway, journal, kernel, unit};
 use crate::spool::{Spool, SpoolConfig};
 use crate::stream::{self, Shared, StreamConfig};
@@ -134,13 +135,16 @@ pub fn start_sources(roots: &Roots, observer: &Observer, marks: &Marks) -> Resul
     supervise(observer, v1::Source::Unit, move || {
         Box::pin(unit::run(root.clone(), seen.clone(), for_unit.clone()))
     });
+    let lines = JournalLines::default();
+    let read = lines.clone();
     let (seen, root, from) = (observer.clone(), roots.clone(), marks.clone());
     supervise(observer, v1::Source::Journal, move || {
-        Box::pin(journal::run(root.clone(), seen.clone(), from.clone()))
+        Box::pin(journal::run(root.clone(), seen.clone(), from.clone(), read.clone()))
     });
     let seen = observer.clone();
     supervise(observer, v1::Source::Gateway, move || {
-        Box::pin(gateway::run(roots.clone(), seen.clone(), for_gateway.clone(), marks.clone()))
+        let (tell, from) = (for_gateway.clone(), marks.clone());
+        Box::pin(gateway::run(roots.clone(), seen.clone(), tell, from, lines.clone()))
     });
     Ok(())
 }

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use why502_agent::clock::Moment;
 use why502_agent::observe::{Marks, Observations, channel};
 use why502_agent::source::Roots;
+use why502_agent::source::gateway::journal_lines::JournalLines;
 use why502_agent::source::journal::{Reader, run_with};
 use why502_proto::{Kind, fields_text, kind_name};
 
@@ -65,8 +66,10 @@ impl Host {
         LocalSet::new().block_on(&runtime, async {
             let (observer, observations) = channel();
             let seen = Seen { observations, cursor: cursor.to_owned() };
+            let lines = JournalLines::default();
+            lines.known();
             tokio::select! {
-                () = run_with(reader, roots, observer, marks) => panic!("the source ended"),
+                () = run_with(reader, roots, observer, marks, lines) => panic!("the source ended"),
                 () = test(seen) => {}
             }
         });

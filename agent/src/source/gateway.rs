@@ -13,7 +13,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use why502_gateway::nginx::{NAME, Options, crashed, disabled, failed, paths};
 use why502_proto::{Kind, v1};
 
-use self::logs::{Access, Logs};
+use self::daemons::Daemons;
+use self::journal_lines::JournalLines;
+use self::logs::{Access, How, Logs};
 use self::nginx::instance::Instance;
 use self::nginx::log_files;
 use self::nginx::running::{self, Finder};
@@ -26,13 +28,17 @@ use why502_gateway::nginx::error_log::{self, ErrorLine};
 use why502_gateway::nginx::message::{Meaning, meaning};
 use why502_gateway::nginx::version::Build;
 
+pub mod admin;
 pub mod counts;
+pub mod daemon;
+pub mod daemons;
 pub mod failures;
 pub mod gathered;
 pub mod journal_lines;
 pub mod logs;
 pub mod names;
 pub mod nginx;
+pub mod process;
 pub mod stamp;
 pub mod tail;
 pub mod watch;
@@ -46,12 +52,14 @@ const READS_MAX: usize = 16;
 const BEFORE_US: i64 = 2_000_000;
 
 /// Watches gateways until the task is dropped, or nobody takes what it observes. `tell` takes what other sources should
-/// look at; `marks` are where logs were left.
+/// look at; `marks` are where logs were left; `journal` has
+/// lines that are in no file.
 pub async fn run(
     roots: Roots,
     observer: Observer,
     tell: impl Fn(Interest) + 'static,
     marks: Marks,
+    journal: JournalLines,
 ) {
     let watch = Watch::start();
     if let Err(error) = &watch {
@@ -66,6 +74,8 @@ pub async fn run(
         watch: watch.ok(),
         zone,
         finder: Finder::default(),
+        daemons: Daemons::new(journal.clone()),
+        journal,
         builds: BTreeMap::new(),
         instances: BTreeMap::new(),
         logs: Logs::default(),
@@ -85,6 +95,8 @@ struct Gateways<T> {
     watch: Option<Watch>,
     zone: TimeZone,
     finder: Finder,
+    daemons: Daemons,
+    journal: JournalLines,
     /// What `nginx -V` said, by pid of the master; 0 for the one that does not run.
     builds: BTreeMap<u32, Build>,
     instances: BTreeMap<String, Instance>,
@@ -100,6 +112,7 @@ struct Gateways<T> {
 impl<T: Fn(Interest)> Gateways<T> {
     async fn run(&mut self) {
         self.refresh().await;
+        self.journal.known();
         self.observer.seeing(v1::Source::Gateway, "");
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -115,6 +128,7 @@ impl<T: Fn(Interest)> Gateways<T> {
                 changed = changed(self.watch.as_ref()) => {
                     more |= self.read_logs(Some(&changed)).await;
                 }
+                names = self.journal.reloaded() => self.reloaded(&names).await,
                 () = Moment::reached(due.unwrap_or(0)), if due.is_some() => {
                     if more {
                         more = self.read_logs(None).await;
@@ -165,6 +179,7 @@ impl<T: Fn(Interest)> Gateways<T> {
             }
         }
         taken |= self.refresh_idle().await;
+        taken |= self.daemons.refresh(&self.roots, &self.observer).await;
         if taken {
             self.after_take();
         }
@@ -222,22 +237,27 @@ impl<T: Fn(Interest)> Gateways<T> {
     fn after_take(&mut self) {
         let (mut wanted, mut blind) = (BTreeMap::new(), BTreeMap::new());
         self.dark.clear();
+        self.daemons.logs(&mut wanted, &mut blind);
         for instance in self.instances.values() {
             log_files::access_logs(instance, &mut wanted);
             if log_files::error_logs(instance, &mut wanted, &mut blind) {
                 self.dark.insert(instance.name.clone());
             }
-            let name = instance.name.clone();
-            let grant = "let why502-agent read the configuration";
-            if instance.effective.readable && self.blind.remove(&name) {
-                self.observer.seeing(v1::Source::Gateway, &name);
-            } else if !instance.effective.readable && self.blind.insert(name.clone()) {
+        }
+        let nginx = self.instances.values();
+        let nginx = nginx.map(|instance| (instance.name.as_str(), instance.effective.readable));
+        for (name, readable) in nginx.chain(self.daemons.readable()) {
+            if readable && self.blind.remove(name) {
+                self.observer.seeing(v1::Source::Gateway, name);
+            } else if !readable && self.blind.insert(name.to_owned()) {
                 let reason = format!("cannot read {name}");
-                self.observer.blinded(v1::Source::Gateway, &name, &reason, grant);
+                let grant = "let why502-agent read the configuration";
+                self.observer.blinded(v1::Source::Gateway, name, &reason, grant);
             }
         }
         self.logs.follow(wanted, blind, &self.roots, &self.marks, &self.observer);
-        let clients: Vec<_> = self.instances.values().flat_map(Instance::unix_clients).collect();
+        let nginx = self.instances.values().flat_map(Instance::unix_clients);
+        let clients: Vec<_> = nginx.chain(self.daemons.unix_clients()).collect();
         if clients != self.clients {
             (self.tell)(Interest::UnixPaths(clients.clone()));
             self.clients = clients;
@@ -264,10 +284,33 @@ impl<T: Fn(Interest)> Gateways<T> {
 
     async fn lines(&mut self, path: &PathBuf, lines: &[String]) {
         let Some(wanted) = self.logs.get_mut(path).map(|log| log.wanted.clone()) else { return };
-        match wanted.access {
-            None => self.error_lines(path, wanted.instance, lines).await,
-            Some(access) => self.access_lines(path, &wanted.instance, &access, lines).await,
+        match wanted.how {
+            How::NginxErrors => self.error_lines(path, wanted.instance, lines).await,
+            How::NginxAccess(access) => {
+                self.access_lines(path, &wanted.instance, &access, lines).await;
+            }
+            How::Lines => self.daemon_lines(path, &wanted.instance, lines).await,
         }
+    }
+
+    async fn daemon_lines(&mut self, path: &PathBuf, name: &str, lines: &[String]) {
+        let Some(log) = self.logs.get_mut(path) else { return };
+        let (mut told, mut reloaded) = (Vec::new(), false);
+        let now = Moment::now();
+        for line in lines {
+            self.daemons.read(name, path, line, &mut told);
+            for told in told.drain(..) {
+                reloaded |= log.gathered.add(told, now);
+            }
+        }
+        if reloaded {
+            self.reloaded(&BTreeSet::from([name.to_owned()])).await;
+        }
+    }
+
+    async fn reloaded(&mut self, names: &BTreeSet<String>) {
+        self.daemons.reloaded(names, &self.roots, &self.observer).await;
+        self.after_take();
     }
 
     async fn access_lines(
@@ -358,7 +401,9 @@ impl<T: Fn(Interest)> Gateways<T> {
             Meaning::WorkerCrashed(pid, signal) => {
                 instance.worker_crashed(pid);
                 let unit = instance.master.as_ref().map_or("", |master| master.unit.as_str());
-                log.gathered.others.push((at, Kind::AppServerEvent(crashed(line, unit, pid, signal))));
+                log.gathered
+                    .others
+                    .push((at, Kind::AppServerEvent(crashed(line, unit, pid, signal))));
             }
             Meaning::Refused => {
                 if instance.master.is_none() || instance.runs_as(line.pid) {

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use why502_agent::observe::{Marks, Observations, Observed, channel};
+use why502_agent::source::gateway::journal_lines::JournalLines;
 use why502_agent::source::{Interest, Roots, gateway};
 use why502_proto::{FactLine, Kind};
 
@@ -151,7 +152,7 @@ pub fn watched<F: AsyncFnOnce(&mut Facts)>(instance: &str, marks: Marks, body: F
     runtime.block_on(async {
         let tell = |_: Interest| {};
         tokio::select! {
-            () = gateway::run(Roots::default(), observer, tell, marks) => panic!("the source ended"),
+            () = gateway::run(Roots::default(), observer, tell, marks, JournalLines::default()) => panic!("the source ended"),
             () = body(&mut facts) => {}
         }
     });

@@ -26,8 +26,19 @@ const QUIET_MARK_US: u64 = 10_000_000;
 pub struct Wanted {
     /// Whose it is.
     pub instance: String,
-    /// How its lines are read; `None`: it is an error log.
-    pub access: Option<Access>,
+    /// How its lines are read.
+    pub how: How,
+}
+
+/// How lines are read.
+#[derive(Clone, Debug)]
+pub enum How {
+    /// An error log of nginx.
+    NginxErrors,
+    /// An access log of nginx.
+    NginxAccess(Access),
+    /// By the reader that the instance has for this file.
+    Lines,
 }
 
 /// An access log.
@@ -62,15 +73,16 @@ pub struct Log {
 #[derive(Debug, Default)]
 pub struct Logs {
     logs: BTreeMap<PathBuf, Log>,
-    blind: BTreeMap<String, String>,
+    /// Scope, and why and what mends it.
+    blind: BTreeMap<String, (String, String)>,
 }
 
 impl Logs {
-    /// From now on exactly `wanted` are followed, and `blind` (scope and reason) cannot be.
+    /// From now on exactly `wanted` are followed, and `blind` (scope; reason and grant) cannot be.
     pub fn follow(
         &mut self,
         wanted: BTreeMap<PathBuf, Wanted>,
-        blind: BTreeMap<String, String>,
+        blind: BTreeMap<String, (String, String)>,
         roots: &Roots,
         marks: &Marks,
         observer: &Observer,
@@ -84,9 +96,9 @@ impl Logs {
             });
             log.wanted = wanted;
         }
-        for (scope, reason) in &blind {
-            if self.blind.get(scope) != Some(reason) {
-                let grant = "write the error log to a file, at level error or lower";
+        for (scope, why) in &blind {
+            if self.blind.get(scope) != Some(why) {
+                let (reason, grant) = why;
                 observer.blinded(v1::Source::Gateway, scope, reason, grant);
             }
         }
@@ -100,19 +112,23 @@ impl Logs {
     pub fn changed(&self, changed: Option<&BTreeSet<i32>>) -> Vec<PathBuf> {
         let named = |log: &&Log| changed.is_none_or(|changed| !changed.is_disjoint(&log.watches));
         let mut logs: Vec<&Log> = self.logs.values().filter(named).collect();
-        logs.sort_by_key(|log| log.wanted.access.is_some());
+        logs.sort_by_key(|log| matches!(log.wanted.how, How::NginxAccess(_)));
         logs.into_iter().map(|log| log.path.clone()).collect()
     }
 
     /// Error logs of an instance.
     pub fn error_logs(&self, instance: &str) -> Vec<PathBuf> {
-        let of = |log: &&Log| log.wanted.instance == instance && log.wanted.access.is_none();
+        let of = |log: &&Log| {
+            log.wanted.instance == instance && matches!(log.wanted.how, How::NginxErrors)
+        };
         self.logs.values().filter(of).map(|log| log.path.clone()).collect()
     }
 
     /// Since when all error logs of an instance are read, microseconds since 1970. `None`: one of them is not.
     pub fn errors_seen_since(&self, instance: &str) -> Option<i64> {
-        let of = |log: &&Log| log.wanted.instance == instance && log.wanted.access.is_none();
+        let of = |log: &&Log| {
+            log.wanted.instance == instance && matches!(log.wanted.how, How::NginxErrors)
+        };
         let since = |log: &Log| log.sight.filter(|(seeing, _)| *seeing).map(|(_, since)| since);
         let since: Option<Vec<i64>> = self.logs.values().filter(of).map(since).collect();
         since?.into_iter().max()

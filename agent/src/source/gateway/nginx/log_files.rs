@@ -7,7 +7,10 @@ use why502_gateway::nginx::access_log::Format;
 use why502_gateway::nginx::log_path;
 
 use super::instance::Instance;
-use crate::source::gateway::logs::{Access, Wanted};
+use crate::source::gateway::logs::{Access, How, Wanted};
+
+/// What makes failures visible.
+const GRANT: &str = "write the error log to a file, at level error or lower";
 
 /// Adds the access logs of an instance that are files and whose format is known.
 pub fn access_logs(instance: &Instance, wanted: &mut BTreeMap<PathBuf, Wanted>) {
@@ -23,8 +26,8 @@ pub fn access_logs(instance: &Instance, wanted: &mut BTreeMap<PathBuf, Wanted>) 
         if let Ok(path) = path.map_err(drop)
             && path != Path::new("/dev/null")
         {
-            let access = Some(Access { format, servers: log.servers.clone() });
-            wanted.insert(path, Wanted { instance: instance.name.clone(), access });
+            let how = How::NginxAccess(Access { format, servers: log.servers.clone() });
+            wanted.insert(path, Wanted { instance: instance.name.clone(), how });
         }
     }
 }
@@ -33,7 +36,7 @@ pub fn access_logs(instance: &Instance, wanted: &mut BTreeMap<PathBuf, Wanted>) 
 pub fn error_logs(
     instance: &Instance,
     wanted: &mut BTreeMap<PathBuf, Wanted>,
-    blind: &mut BTreeMap<String, String>,
+    blind: &mut BTreeMap<String, (String, String)>,
 ) -> bool {
     let (mut dark, mut files) = (false, false);
     let logs = &instance.effective.config.error_logs;
@@ -43,18 +46,21 @@ pub fn error_logs(
         match log_path(&log.target, &paths.error_log, &paths.prefix) {
             Ok(path) if path == Path::new("/dev/null") || !log.errors => {
                 let reason = "failed requests are not logged here";
-                blind.insert(path.to_string_lossy().into_owned(), reason.to_owned());
+                blind.insert(
+                    path.to_string_lossy().into_owned(),
+                    (reason.to_owned(), GRANT.to_owned()),
+                );
                 dark = true;
             }
             Ok(path) => {
                 let instance = instance.name.clone();
-                wanted.insert(path, Wanted { instance, access: None });
+                wanted.insert(path, Wanted { instance, how: How::NginxErrors });
                 files = true;
             }
             Err(_) if log.target.is_empty() && files => {}
             Err(place) => {
                 let reason = format!("the error log goes to {place}");
-                blind.insert(format!("error_log of {}", instance.name), reason);
+                blind.insert(format!("error_log of {}", instance.name), (reason, GRANT.to_owned()));
                 dark = true;
             }
         }

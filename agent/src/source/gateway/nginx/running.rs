@@ -5,20 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use why502_gateway::nginx::Options;
 use why502_gateway::nginx::version::Build;
 
 use super::super::super::cgroup;
+use super::super::process;
 
 /// A pid whose name was looked at this often will not become nginx any more: between fork and exec there may be a
 /// moment under another name.
 const LOOKS: u8 = 2;
-/// `nginx -V` answers in milliseconds, unless the disk hangs.
-const ASK_MAX: Duration = Duration::from_secs(2);
 /// A command line longer than this is not looked at further.
 const TITLE_MAX: usize = 4096;
 
@@ -175,26 +172,14 @@ pub async fn build(proc: &Path, master: Option<&Master>) -> Build {
     programs.push(PathBuf::from("/usr/sbin/nginx"));
     for program in programs {
         if program.is_absolute()
-            && belongs_to_root(&program)
-            && let Some(build) = ask(&program).await
+            && process::belongs_to_root(&program)
+            && let Some(said) = process::said(&program, &["-V"]).await
+            && let Some(build) = Build::parse(&said)
         {
             return build;
         }
     }
     Build::default()
-}
-
-fn belongs_to_root(program: &Path) -> bool {
-    fs::metadata(program).is_ok_and(|metadata| {
-        metadata.is_file() && metadata.uid() == 0 && metadata.mode() & 0o022 == 0
-    })
-}
-
-async fn ask(program: &Path) -> Option<Build> {
-    let mut command = tokio::process::Command::new(program);
-    command.arg("-V").env_clear().stdin(std::process::Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(ASK_MAX, command.output()).await.ok()?.ok()?;
-    Build::parse(&String::from_utf8_lossy(&output.stderr))
 }
 
 #[cfg(test)]
@@ -211,7 +196,10 @@ mod tests {
         assert_eq!(own.options.prefix.as_deref(), Some("/tmp/x"));
         assert_eq!(own.options.error_log.as_deref(), Some("stderr"));
         assert_eq!(parse_title("").program, "");
-        assert_eq!(parse_title("nginx -c/etc/a.conf é -").options.conf.as_deref(), Some("/etc/a.conf"));
+        assert_eq!(
+            parse_title("nginx -c/etc/a.conf é -").options.conf.as_deref(),
+            Some("/etc/a.conf")
+        );
     }
 
     fn process(proc: &Path, pid: u32, files: &[(&str, &str)]) {

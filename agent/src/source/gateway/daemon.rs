@@ -1,0 +1,320 @@
+//! One gateway that is not nginx: what it runs with, and what of that was told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use tokio::time::Instant;
+use why502_gateway::effective::{Effective, Log, Start, Target};
+use why502_gateway::files::below;
+use why502_gateway::kind;
+use why502_gateway::lines::Lines;
+use why502_gateway::place::Problem;
+use why502_proto::{Kind, v1};
+
+use super::journal_lines::{JournalLines, Reader};
+use super::process::{self, Leader};
+use super::{admin, names};
+use crate::observe::Observer;
+use crate::source::{Roots, UnixClient};
+
+/// What a gateway says of itself is asked this often: addresses, peers that its health checks took out.
+const ASK_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// A gateway, running or only configured.
+#[derive(Debug)]
+pub struct Daemon {
+    /// Its kind.
+    pub kind: &'static kind::Kind,
+    /// Its first process; `None`: it does not run.
+    pub leader: Option<Leader>,
+    /// What its configuration means.
+    pub effective: Effective,
+    /// Readers of its logs that are files, by path.
+    pub files: BTreeMap<PathBuf, Box<dyn Lines>>,
+    /// Where it logs that nobody here can read: why, and what mends it.
+    pub dark: Vec<(String, String)>,
+    start: Start,
+    workers: BTreeSet<u32>,
+    user: Option<(u32, Vec<u32>)>,
+    asked: Option<Instant>,
+    answers: Vec<String>,
+    seen: Option<v1::GatewaySeen>,
+    declared: BTreeMap<(String, String), v1::EndpointDeclared>,
+    problems: BTreeSet<Problem>,
+    stamp: Vec<Option<(u64, i64)>>,
+}
+
+/// What [`Daemon::look`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing new.
+    Same,
+    /// It took its configuration anew.
+    Reloaded,
+    /// Something it depends on is different.
+    Changed,
+}
+
+impl Daemon {
+    /// Nothing is read yet.
+    pub fn new(kind: &'static kind::Kind, start: Start) -> Self {
+        Self {
+            kind,
+            leader: None,
+            effective: Effective::default(),
+            files: BTreeMap::new(),
+            dark: Vec::new(),
+            start,
+            workers: BTreeSet::new(),
+            user: None,
+            asked: None,
+            answers: Vec::new(),
+            seen: None,
+            declared: BTreeMap::new(),
+            problems: BTreeSet::new(),
+            stamp: Vec::new(),
+        }
+    }
+
+    /// How `leader` was started.
+    pub async fn start_of(roots: &Roots, leader: &Leader) -> Start {
+        Start {
+            argv: leader.argv.clone(),
+            directory: std::fs::read_link(roots.proc.join(leader.pid.to_string()).join("cwd"))
+                .unwrap_or_else(|_| PathBuf::from("/")),
+            root: roots.root.clone(),
+            version: process::version(&roots.proc, leader).await,
+            environment: process::environment(&roots.proc, leader.pid),
+            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        }
+    }
+
+    /// The name of the instance; "" before [`Daemon::take`].
+    pub fn name(&self) -> &str {
+        &self.effective.instance
+    }
+
+    /// It was started, or ended.
+    pub fn set_leader(&mut self, leader: Option<Leader>, start: Option<Start>) {
+        self.leader = leader;
+        self.workers.clear();
+        self.asked = None;
+        if let Some(start) = start {
+            self.start = start;
+        }
+    }
+
+    /// Reads a configuration, away from the thread that has to answer others.
+    pub async fn read(kind: &'static kind::Kind, start: &Start) -> Option<Effective> {
+        let (start, read) = (start.clone(), kind.read);
+        tokio::task::spawn_blocking(move || read(&start)).await.ok()
+    }
+
+    /// Reads the configuration anew and takes it.
+    pub async fn retake(&mut self, roots: &Roots, observer: &Observer, lines: &JournalLines) {
+        if let Some(effective) = Self::read(self.kind, &self.start).await {
+            self.take(effective, roots, observer, lines).await;
+        }
+    }
+
+    /// Asks the gateway, and tells what is different from before.
+    pub async fn take(
+        &mut self,
+        effective: Effective,
+        roots: &Roots,
+        observer: &Observer,
+        lines: &JournalLines,
+    ) {
+        self.effective = effective;
+        self.stamp = self.stamps();
+        self.workers = self.workers_now(&roots.proc);
+        self.place_logs(lines);
+        self.tell_seen(observer);
+        // What needs no name, and no answer of the gateway, is told before anybody waits.
+        self.tell_declared(observer, false);
+        self.ask(true).await;
+        self.resolve().await;
+        self.tell_declared(observer, true);
+        self.tell_problems(observer);
+    }
+
+    /// Looks whether it is as it was taken.
+    pub async fn look(&mut self, roots: &Roots, observer: &Observer) -> Look {
+        if self.leader.is_none() {
+            return if self.stamps() == self.stamp { Look::Same } else { Look::Changed };
+        }
+        let workers = self.workers_now(&roots.proc);
+        let (before, now) = (std::mem::replace(&mut self.workers, workers), &self.workers);
+        if !before.is_empty() && !now.is_empty() && before.is_disjoint(now) {
+            return Look::Reloaded;
+        }
+        if self.kind.follows_files && self.stamps() != self.stamp {
+            return Look::Reloaded;
+        }
+        if self.ask(false).await {
+            self.resolve().await;
+            self.tell_declared(observer, true);
+        }
+        Look::Same
+    }
+
+    fn workers_now(&mut self, proc: &Path) -> BTreeSet<u32> {
+        let Some(leader) = &self.leader else { return BTreeSet::new() };
+        let workers = process::workers(proc, leader);
+        let serves = workers.first().copied().unwrap_or(leader.pid);
+        self.user = super::nginx::running::user(proc, serves);
+        workers
+    }
+
+    /// Asks what it runs with; `true`: the answer is news.
+    async fn ask(&mut self, anew: bool) -> bool {
+        let Some(admin) = self.effective.admin.clone() else { return false };
+        let soon = self.asked.is_some_and(|asked| asked.elapsed() < ASK_EVERY);
+        if self.leader.is_none() || (soon && !anew) {
+            return false;
+        }
+        self.asked = Some(Instant::now());
+        // Without an answer the files are what is known.
+        let Ok(answers) = admin::ask(&admin).await else { return false };
+        if answers == self.answers && !anew {
+            return false;
+        }
+        (self.kind.answered)(&mut self.effective, &answers);
+        self.answers = answers;
+        true
+    }
+
+    async fn resolve(&mut self) {
+        let unknown = |fact: &&mut v1::EndpointDeclared| fact.addresses.is_empty();
+        let names = self.effective.endpoints.iter_mut().filter(unknown);
+        let names: BTreeSet<String> = names.map(|fact| fact.endpoint.clone()).collect();
+        if names.is_empty() {
+            return;
+        }
+        let resolved = names::resolve(names).await;
+        for fact in self.effective.endpoints.iter_mut().filter(unknown) {
+            fact.addresses = resolved.get(&fact.endpoint).cloned().unwrap_or_default();
+        }
+    }
+
+    /// Gives each log to who reads it.
+    fn place_logs(&mut self, journal: &JournalLines) {
+        let (mut files, mut dark, mut readers) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let instance = self.effective.instance.clone();
+        let unit = self.leader.as_ref().map(|leader| leader.unit.clone()).unwrap_or_default();
+        for Log { target, lines } in std::mem::take(&mut self.effective.logs) {
+            match target {
+                Target::File(path) => {
+                    files.entry(path).or_insert(lines);
+                }
+                Target::Elsewhere { reason, grant } => dark.push((reason, grant)),
+                Target::Syslog(_) | Target::Stdio => readers.push(Reader {
+                    instance: instance.clone(),
+                    unit: unit.clone(),
+                    programs: self.kind.programs,
+                    target,
+                    lines,
+                }),
+            }
+        }
+        (self.files, self.dark) = (files, dark);
+        journal.set(&instance, readers);
+    }
+
+    /// Tells that it is there, if that is news.
+    pub fn tell_seen(&mut self, observer: &Observer) {
+        let leader = self.leader.as_ref();
+        let seen = v1::GatewaySeen {
+            gateway: self.kind.name.to_owned(),
+            instance: self.effective.instance.clone(),
+            version: self.start.version.clone(),
+            unit: leader.map(|leader| leader.unit.clone()).unwrap_or_default(),
+            pid: leader.map_or(0, |leader| leader.pid),
+            worker_uid: self.user.as_ref().map(|(uid, _)| *uid).filter(|_| leader.is_some()),
+            error_logs: self.files.keys().map(|path| path.to_string_lossy().into()).collect(),
+            access_logs: Vec::new(),
+            listens: self.effective.listens.iter().cloned().collect(),
+        };
+        if self.seen.as_ref() != Some(&seen) {
+            observer.observe(Kind::GatewaySeen(seen.clone()));
+            self.seen = Some(seen);
+        }
+    }
+
+    /// Tells new endpoints and, at the end, which are no more.
+    fn tell_declared(&mut self, observer: &Observer, resolved: bool) {
+        let mut declared = BTreeMap::new();
+        for fact in &self.effective.endpoints {
+            let name = (fact.route.clone(), fact.endpoint.clone());
+            declared.entry(name).or_insert_with(|| fact.clone());
+        }
+        for (name, fact) in &declared {
+            let wait = !resolved && fact.addresses.is_empty();
+            if !wait && self.declared.get(name) != Some(fact) {
+                observer.observe(Kind::EndpointDeclared(fact.clone()));
+                self.declared.insert(name.clone(), fact.clone());
+            }
+        }
+        if resolved {
+            let gone = self.declared.keys().filter(|name| !declared.contains_key(name));
+            gone.for_each(|(route, endpoint)| self.withdraw(observer, route, endpoint));
+            self.declared = declared;
+        }
+    }
+
+    fn withdraw(&self, observer: &Observer, route: &str, endpoint: &str) {
+        observer.observe(Kind::EndpointWithdrawn(v1::EndpointWithdrawn {
+            instance: self.effective.instance.clone(),
+            route: route.to_owned(),
+            endpoint: endpoint.to_owned(),
+        }));
+    }
+
+    fn tell_problems(&mut self, observer: &Observer) {
+        let now = self.effective.problems.clone();
+        let tell = |problem: &Problem, mended| {
+            observer.observe(Kind::GatewayConfigError(v1::GatewayConfigError {
+                gateway: self.kind.name.to_owned(),
+                instance: self.effective.instance.clone(),
+                file: problem.place.file.to_string(),
+                line: problem.place.line,
+                text: problem.text.clone(),
+                mended,
+            }));
+        };
+        now.difference(&self.problems).for_each(|problem| tell(problem, false));
+        self.problems.difference(&now).for_each(|problem| tell(problem, true));
+        self.problems = now;
+    }
+
+    /// Its configuration is gone and it does not run.
+    pub fn tell_gone(&self, observer: &Observer, lines: &JournalLines) {
+        for (route, endpoint) in self.declared.keys() {
+            self.withdraw(observer, route, endpoint);
+        }
+        let instance = self.effective.instance.clone();
+        lines.set(&instance, Vec::new());
+        observer.observe(Kind::GatewayGone(v1::GatewayGone { instance }));
+    }
+
+    fn stamps(&self) -> Vec<Option<(u64, i64)>> {
+        let stamp = |path: &PathBuf| {
+            let metadata = std::fs::metadata(below(&self.start.root, path)).ok()?;
+            let nanoseconds = metadata.mtime().wrapping_mul(1_000_000_000) + metadata.mtime_nsec();
+            Some((metadata.ino(), nanoseconds))
+        };
+        self.effective.watched.iter().map(stamp).collect()
+    }
+
+    /// Unix sockets that it connects to, and as whom.
+    pub fn unix_clients(&self) -> Vec<UnixClient> {
+        let paths: BTreeSet<&str> = self
+            .declared
+            .keys()
+            .filter_map(|(_, endpoint)| endpoint.strip_prefix("unix:"))
+            .collect();
+        let client = |path: &str| UnixClient { path: path.into(), user: self.user.clone() };
+        paths.into_iter().map(client).collect()
+    }
+}
