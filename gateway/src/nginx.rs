@@ -20,6 +20,7 @@ pub mod message;
 pub mod pass;
 pub mod scope;
 pub mod syntax;
+pub mod time;
 pub mod version;
 
 /// The program's name in facts.

@@ -62,8 +62,9 @@ const NO_SCENARIO_YET: &[&str] = &[
 const ARROWS: &[(&str, &[&str])] = &[
     ("why502-proto", &[]),
     ("why502-explain", &["why502-proto"]),
-    ("why502-agent", &["why502-proto", "why502-explain"]),
-    ("why502-collector", &["why502-proto", "why502-explain"]),
+    ("why502-gateway", &["why502-proto"]),
+    ("why502-agent", &["why502-proto", "why502-explain", "why502-gateway"]),
+    ("why502-collector", &["why502-proto", "why502-explain", "why502-gateway"]),
 ];
 
 fn root() -> PathBuf {

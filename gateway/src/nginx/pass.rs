@@ -10,6 +10,7 @@ use why502_proto::v1::Protocol;
 
 use super::scope::Scope;
 use super::syntax::Directive;
+use super::time::time_ms;
 use super::version::Version;
 use crate::place::{Place, Problem};
 
@@ -18,7 +19,8 @@ const VALUES_MAX: usize = 256;
 /// Variables that are made of variables.
 const VARIABLE_DEPTH_MAX: usize = 4;
 
-const MINUTE_MS: u64 = 60_000;
+/// keepalive_timeout of an upstream, where it is not said.
+const KEEPALIVE_MS: u64 = 60_000;
 
 /// A directive that passes requests on.
 struct Passing {
@@ -149,7 +151,7 @@ impl<'a> Groups<'a> {
 fn group(block: &[Directive], version: Version, problems: &mut Vec<Problem>) -> Group {
     let mut peers = Vec::new();
     let mut keepalive = version.keeps_alive();
-    let mut keepalive_ms = MINUTE_MS;
+    let mut keepalive_ms = KEEPALIVE_MS;
     for directive in block {
         match directive.name.as_str() {
             "server" if directive.args.is_empty() || directive.block.is_some() => {
@@ -160,7 +162,7 @@ fn group(block: &[Directive], version: Version, problems: &mut Vec<Problem>) -> 
             }
             "server" => peers.push(peer(directive)),
             "keepalive" => keepalive = directive.arg(0).parse::<u32>().is_ok_and(|n| n > 0),
-            "keepalive_timeout" => keepalive_ms = time_ms(directive.arg(0)).unwrap_or(MINUTE_MS),
+            "keepalive_timeout" => keepalive_ms = time_ms(directive.arg(0)).unwrap_or(KEEPALIVE_MS),
             _ => {}
         }
     }
@@ -373,29 +375,4 @@ pub fn port_of(text: &str) -> Option<u16> {
         None => text,
     };
     port.parse().ok()
-}
-
-/// A time as in nginx: "60", "60s", "1m30s", "500ms".
-pub fn time_ms(text: &str) -> Option<u64> {
-    let mut total = 0_u64;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        let number: u64 = rest[..digits].parse().ok()?;
-        let unit_end = rest[digits..]
-            .find(|c: char| c.is_ascii_digit())
-            .map_or(rest.len(), |length| digits + length);
-        let unit = match rest[digits..unit_end].trim() {
-            "ms" => 1,
-            "" | "s" => 1000,
-            "m" => MINUTE_MS,
-            "h" => 60 * MINUTE_MS,
-            "d" => 24 * 60 * MINUTE_MS,
-            "w" => 7 * 24 * 60 * MINUTE_MS,
-            _ => return None,
-        };
-        total = total.checked_add(number.checked_mul(unit)?)?;
-        rest = &rest[unit_end..];
-    }
-    Some(total)
 }
