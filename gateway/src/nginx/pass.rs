@@ -10,7 +10,7 @@ use why502_proto::v1::Protocol;
 
 use super::scope::Scope;
 use super::syntax::Directive;
-use super::time::time_ms;
+use super::time::{MINUTE_MS, time_ms};
 use super::version::Version;
 use crate::place::{Place, Problem};
 
@@ -18,9 +18,6 @@ use crate::place::{Place, Problem};
 const VALUES_MAX: usize = 256;
 /// Variables that are made of variables.
 const VARIABLE_DEPTH_MAX: usize = 4;
-
-/// keepalive_timeout of an upstream, where it is not said.
-const KEEPALIVE_MS: u64 = 60_000;
 
 /// A directive that passes requests on.
 struct Passing {
@@ -151,7 +148,7 @@ impl<'a> Groups<'a> {
 fn group(block: &[Directive], version: Version, problems: &mut Vec<Problem>) -> Group {
     let mut peers = Vec::new();
     let mut keepalive = version.keeps_alive();
-    let mut keepalive_ms = KEEPALIVE_MS;
+    let mut keepalive_ms = MINUTE_MS;
     for directive in block {
         match directive.name.as_str() {
             "server" if directive.args.is_empty() || directive.block.is_some() => {
@@ -162,7 +159,7 @@ fn group(block: &[Directive], version: Version, problems: &mut Vec<Problem>) -> 
             }
             "server" => peers.push(peer(directive)),
             "keepalive" => keepalive = directive.arg(0).parse::<u32>().is_ok_and(|n| n > 0),
-            "keepalive_timeout" => keepalive_ms = time_ms(directive.arg(0)).unwrap_or(KEEPALIVE_MS),
+            "keepalive_timeout" => keepalive_ms = time_ms(directive.arg(0)).unwrap_or(MINUTE_MS),
             _ => {}
         }
     }

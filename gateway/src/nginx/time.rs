@@ -1,6 +1,7 @@
 //! Times in a configuration: nginx.org/en/docs/syntax.html.
 
-const MINUTE_MS: u64 = 60_000;
+/// A minute, in milliseconds.
+pub const MINUTE_MS: u64 = 60_000;
 
 /// A time as in nginx: "60", "60s", "1m30s", "500ms".
 pub fn time_ms(text: &str) -> Option<u64> {
