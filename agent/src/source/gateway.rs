@@ -18,7 +18,8 @@ use self::journal_lines::JournalLines;
 use self::logs::{Access, How, Logs};
 use self::nginx::instance::Instance;
 use self::nginx::log_files;
-use self::nginx::running::{self, Finder};
+use self::nginx::running;
+use self::process::Finder;
 use self::watch::Watch;
 use super::{Interest, Roots, UnixClient};
 use crate::clock::Moment;
@@ -141,7 +142,8 @@ impl<T: Fn(Interest)> Gateways<T> {
 
     /// Finds out what runs, and takes anew what was started, reloaded or, where it does not run, changed.
     async fn refresh(&mut self) {
-        let masters = self.finder.find(&self.roots.proc);
+        let pids = process::pids(&self.roots.proc);
+        let masters = self.finder.find(&pids, |pid| running::master(&self.roots.proc, pid));
         let alive: BTreeSet<u32> = masters.iter().map(|master| master.pid).collect();
         self.builds.retain(|pid, _| *pid == 0 || alive.contains(pid));
         let mut taken = false;
@@ -179,7 +181,7 @@ impl<T: Fn(Interest)> Gateways<T> {
             }
         }
         taken |= self.refresh_idle().await;
-        taken |= self.daemons.refresh(&self.roots, &self.observer).await;
+        taken |= self.daemons.refresh(&pids, &self.roots, &self.observer).await;
         if taken {
             self.after_take();
         }

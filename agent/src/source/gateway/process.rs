@@ -35,34 +35,34 @@ pub struct Leader {
     pub argv: Vec<String>,
 }
 
-/// Finds leaders, at the cost of the processes that are new since the last look.
+/// Processes that run now.
+pub fn pids(proc: &Path) -> BTreeSet<u32> {
+    let entries = fs::read_dir(proc).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Finds certain processes, at the cost of those that are new since the last look.
 #[derive(Debug, Default)]
 pub struct Finder {
     others: BTreeMap<u32, u8>,
 }
 
 impl Finder {
-    /// Leaders that run now.
-    pub fn find(&mut self, proc: &Path) -> Vec<Leader> {
-        let pids: BTreeSet<u32> = fs::read_dir(proc)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .collect();
+    /// What `look` makes of those of `pids` that it knows.
+    pub fn find<T>(&mut self, pids: &BTreeSet<u32>, look: impl Fn(u32) -> Option<T>) -> Vec<T> {
         self.others.retain(|pid, _| pids.contains(pid));
-        let mut leaders = Vec::new();
+        let mut found = Vec::new();
         for pid in pids {
-            let looks = self.others.get(&pid).copied().unwrap_or(0);
+            let looks = self.others.get(pid).copied().unwrap_or(0);
             if looks >= LOOKS {
                 continue;
             }
-            match leader(proc, pid) {
-                Some(leader) => leaders.push(leader),
-                None => drop(self.others.insert(pid, looks + 1)),
+            match look(*pid) {
+                Some(known) => found.push(known),
+                None => drop(self.others.insert(*pid, looks + 1)),
             }
         }
-        leaders
+        found
     }
 }
 
@@ -71,7 +71,8 @@ fn kind_of(proc: &Path, pid: u32) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.programs.contains(&name.trim_end()))
 }
 
-fn leader(proc: &Path, pid: u32) -> Option<Leader> {
+/// The leader with this pid, if it is one.
+pub fn leader(proc: &Path, pid: u32) -> Option<Leader> {
     let kind = kind_of(proc, pid)?;
     let membership = cgroup::membership(&text(proc, pid, "cgroup")?);
     let status = text(proc, pid, "status")?;
