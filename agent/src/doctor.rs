@@ -48,7 +48,7 @@ const SOURCES: [Source; 8] = [
 /// If the sources cannot be started.
 pub async fn look(config: &Config) -> Result<Report, RunError> {
     let (observer, observations) = channel();
-    start_sources(&Roots::default(), &observer, &Marks::new())?;
+    start_sources(&Roots::default(), &observer, &Marks::new(), &config.endpoints)?;
     let host = config.host_name();
     let facts = collect(observations, &host).await;
     let now_us = Moment::now().realtime_us + LASTED_US;
@@ -118,7 +118,10 @@ fn find(host: &str, snapshot: &Snapshot, question: &Question) -> Finding {
     let mut finding = Finding {
         route: question.route.clone(),
         endpoint: question.endpoint.clone(),
-        place: declared.map(|d| format!("{}:{}", d.file, d.line)).unwrap_or_default(),
+        place: declared.filter(|d| !d.file.is_empty()).map_or_else(
+            || "named for a gateway that cannot be read".to_owned(),
+            |d| format!("{}:{}", d.file, d.line),
+        ),
         ..Finding::default()
     };
     if let Some(explanation) = explain(snapshot, question) {

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -37,6 +38,7 @@ pub mod failures;
 pub mod gathered;
 pub mod journal_lines;
 pub mod logs;
+pub mod named;
 pub mod names;
 pub mod nginx;
 pub mod process;
@@ -52,15 +54,24 @@ const READS_MAX: usize = 16;
 /// An answer that came this soon after the error log was opened may have been complained of before.
 const BEFORE_US: i64 = 2_000_000;
 
+/// What the source needs besides the host.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Where logs were left.
+    pub marks: Marks,
+    /// Has lines that are in no file.
+    pub journal: JournalLines,
+    /// Endpoints that are named for a gateway that cannot be read.
+    pub named: Rc<[String]>,
+}
+
 /// Watches gateways until the task is dropped, or nobody takes what it observes. `tell` takes what other sources should
-/// look at; `marks` are where logs were left; `journal` has
-/// lines that are in no file.
+/// look at.
 pub async fn run(
     roots: Roots,
     observer: Observer,
     tell: impl Fn(Interest) + 'static,
-    marks: Marks,
-    journal: JournalLines,
+    given: Given,
 ) {
     let watch = Watch::start();
     if let Err(error) = &watch {
@@ -71,12 +82,11 @@ pub async fn run(
         roots,
         observer,
         tell,
-        marks,
         watch: watch.ok(),
         zone,
         finder: Finder::default(),
-        daemons: Daemons::new(journal.clone()),
-        journal,
+        daemons: Daemons::new(given.journal.clone()),
+        given,
         builds: BTreeMap::new(),
         instances: BTreeMap::new(),
         logs: Logs::default(),
@@ -92,12 +102,11 @@ struct Gateways<T> {
     roots: Roots,
     observer: Observer,
     tell: T,
-    marks: Marks,
     watch: Option<Watch>,
     zone: TimeZone,
     finder: Finder,
     daemons: Daemons,
-    journal: JournalLines,
+    given: Given,
     /// What `nginx -V` said, by pid of the master; 0 for the one that does not run.
     builds: BTreeMap<u32, Build>,
     instances: BTreeMap<String, Instance>,
@@ -113,7 +122,9 @@ struct Gateways<T> {
 impl<T: Fn(Interest)> Gateways<T> {
     async fn run(&mut self) {
         self.refresh().await;
-        self.journal.known();
+        self.given.journal.known();
+        named::tell(&self.given.named, &self.observer).await;
+        self.after_take();
         self.observer.seeing(v1::Source::Gateway, "");
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -129,7 +140,7 @@ impl<T: Fn(Interest)> Gateways<T> {
                 changed = changed(self.watch.as_ref()) => {
                     more |= self.read_logs(Some(&changed)).await;
                 }
-                names = self.journal.reloaded() => self.reloaded(&names).await,
+                names = self.given.journal.reloaded() => self.reloaded(&names).await,
                 () = Moment::reached(due.unwrap_or(0)), if due.is_some() => {
                     if more {
                         more = self.read_logs(None).await;
@@ -257,9 +268,12 @@ impl<T: Fn(Interest)> Gateways<T> {
                 self.observer.blinded(v1::Source::Gateway, name, &reason, grant);
             }
         }
-        self.logs.follow(wanted, blind, &self.roots, &self.marks, &self.observer);
+        self.logs.follow(wanted, blind, &self.roots, &self.given.marks, &self.observer);
         let nginx = self.instances.values().flat_map(Instance::unix_clients);
-        let clients: Vec<_> = nginx.chain(self.daemons.unix_clients()).collect();
+        let clients: Vec<_> = nginx
+            .chain(self.daemons.unix_clients())
+            .chain(named::unix_clients(&self.given.named))
+            .collect();
         if clients != self.clients {
             (self.tell)(Interest::UnixPaths(clients.clone()));
             self.clients = clients;
