@@ -113,15 +113,19 @@ fn judge(host: &str, snapshot: &Snapshot) -> Report {
     Report { host: host.to_owned(), findings, sources: sights(snapshot) }
 }
 
+fn place(declared: &EndpointDeclared) -> String {
+    if declared.file.is_empty() {
+        return "named for a gateway that cannot be read".to_owned();
+    }
+    format!("{}:{}", declared.file, declared.line)
+}
+
 fn find(host: &str, snapshot: &Snapshot, question: &Question) -> Finding {
     let declared = declaration(snapshot, question);
     let mut finding = Finding {
         route: question.route.clone(),
         endpoint: question.endpoint.clone(),
-        place: declared.filter(|d| !d.file.is_empty()).map_or_else(
-            || "named for a gateway that cannot be read".to_owned(),
-            |d| format!("{}:{}", d.file, d.line),
-        ),
+        place: declared.map(place).unwrap_or_default(),
         ..Finding::default()
     };
     if let Some(explanation) = explain(snapshot, question) {
