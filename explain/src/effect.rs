@@ -96,6 +96,27 @@ impl<'a> Effect<'a> {
         }
     }
 
+    /// What a health check of the gateway felt. `None`: it does not say, or another question than requests ask.
+    pub(crate) fn of_check(
+        snapshot: &'a Snapshot,
+        gateway: &'a str,
+        check: Said<'a, v1::EndpointDisabled>,
+    ) -> Option<Self> {
+        let (phase, fault, at_us) = (check.what.phase(), check.what.fault(), check.at_us());
+        let during = Window { from_us: at_us - CHECKED_US, at_us, to_us: at_us };
+        let place = snapshot.place(gateway, &check.what.endpoint, at_us)?;
+        let unix = matches!(place.address, crate::address::Address::Unix(_));
+        match (phase, fault) {
+            (
+                Phase::Connect,
+                Fault::Enoent | Fault::Econnrefused | Fault::Eacces | Fault::Eagain,
+            ) if unix => Some(Self::UnixConnect { place, during, fault }),
+            (Phase::Connect, Fault::Econnrefused) => Some(Self::NothingListens { place, during }),
+            (Phase::Connect, Fault::Timeout) => Some(Self::ConnectTimeout { place, during }),
+            _ => None,
+        }
+    }
+
     /// What the gateway's report of failed requests asks for. `None`: it names no peer, and none is needed.
     pub(crate) fn of_failure(
         snapshot: &'a Snapshot,
@@ -135,6 +156,9 @@ impl<'a> Effect<'a> {
         })
     }
 }
+
+/// A check fails for some rounds before it counts: three times 2 s by HAProxy's defaults.
+const CHECKED_US: i64 = 10_000_000;
 
 /// When the requests of one report failed, on any host's clock.
 pub(crate) fn window(failed: Said<'_, v1::RequestFailed>) -> Window {

@@ -60,7 +60,7 @@ pub(crate) fn predict(snapshot: &Snapshot, question: &Question) -> Option<Explan
 }
 
 /// What a request would meet at this address, and since when.
-fn would_fail<'a>(
+pub(crate) fn would_fail<'a>(
     snapshot: &'a Snapshot,
     place: Place<'a>,
     declared: Said<'a, EndpointDeclared>,
