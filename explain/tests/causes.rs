@@ -279,6 +279,14 @@ fn a_peer_that_failed_its_health_check_is_asked_why() {
 }
 
 #[test]
+fn a_gateway_that_only_says_502_met_what_was_there() {
+    let bad = REFUSED.replace("phase=connect", "").replace("fault=econnrefused", "status=502");
+    check(&[SERVED, DIED, &bad], "observed proven: process.not_running <- process.killed_external");
+    // The listener was there all the time, so it was no refused connection.
+    check(&[SERVED, &bad], "unknown, app-1:journal not seen");
+}
+
+#[test]
 fn what_would_fail_is_told_before_it_does_and_only_then() {
     let question = Question {
         gateway: "gw-1".into(),
