@@ -85,6 +85,8 @@ pub async fn run(
         watch: watch.ok(),
         zone,
         finder: Finder::default(),
+        in_containers: Finder::default(),
+        contained: BTreeSet::new(),
         daemons: Daemons::new(given.journal.clone()),
         given,
         builds: BTreeMap::new(),
@@ -105,6 +107,9 @@ struct Gateways<T> {
     watch: Option<Watch>,
     zone: TimeZone,
     finder: Finder,
+    in_containers: Finder,
+    /// Gateways in containers, as they were told.
+    contained: BTreeSet<String>,
     daemons: Daemons,
     given: Given,
     /// What `nginx -V` said, by pid of the master; 0 for the one that does not run.
@@ -196,6 +201,22 @@ impl<T: Fn(Interest)> Gateways<T> {
         if taken {
             self.after_take();
         }
+        self.tell_contained(&pids);
+    }
+
+    /// Gateways in containers are not read yet, and silence about them would look like health.
+    fn tell_contained(&mut self, pids: &BTreeSet<u32>) {
+        let look = |pid| process::contained(&self.roots.proc, pid);
+        let now: BTreeSet<String> = self.in_containers.find(pids, look).into_iter().collect();
+        for scope in now.difference(&self.contained) {
+            let reason = "its files and its network are the container's";
+            let grant = "run why502-agent in the container, or name its `endpoints` in agent.toml";
+            self.observer.blinded(v1::Source::Gateway, scope, reason, grant);
+        }
+        for scope in self.contained.difference(&now) {
+            self.observer.seeing(v1::Source::Gateway, scope);
+        }
+        self.contained = now;
     }
 
     /// Instances that are configured and do not run.
