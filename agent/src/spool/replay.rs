@@ -231,7 +231,7 @@ fn read_segment(
     let file = File::open(&segment.path)?;
     let mut reader = Reader::new(&file, cursor.offset, segment.bytes);
     while let Read::Entry { entry, .. } = reader.next()? {
-        if let Some(fact) = entry.fact.filter(|fact| fact.seq > floor) {
+        if let Some(fact) = entry.fact.filter(|fact| fact.seq > cursor.seq.max(acked)) {
             if !room.take(&fact, batch.facts.is_empty()) {
                 return Ok(false);
             }
