@@ -177,8 +177,8 @@ impl Lab {
         self.hosts.iter().find(|host| host.name() == name)
     }
 
-    /// Takes a host off the bridge, or puts it back: what was on its way is lost, and neither side is told. Its own link
-    /// stays up, as behind a switch that fails.
+    /// Takes a host off the bridge, or puts it back: what was on its way is lost, and neither side is told. Its own
+    /// link stays up, as behind a switch that fails.
     ///
     /// # Errors
     /// If there is no such host.

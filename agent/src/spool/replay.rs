@@ -48,8 +48,8 @@ impl Room {
 }
 
 impl Spool {
-    /// Facts of `boot` behind `seq` that the collector has not, at most `facts_max` and `bytes_max`, but at least one. What
-    /// cannot be read is left out and told of. Going on where the last read ended costs only what is new.
+    /// Facts of `boot` behind `seq` that the collector has not, at most `facts_max` and `bytes_max`, but at least one.
+    /// What cannot be read is left out and told of. Going on where the last read ended costs only what is new.
     pub fn read_after(
         &mut self,
         boot: &str,
