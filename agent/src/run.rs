@@ -121,8 +121,8 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Starts every source. `endpoints` are those of a gateway that cannot be read. A source that ends or panics says that it
-/// is blind, and is started again behind what it had handed over.
+/// Starts every source. `endpoints` are those of a gateway that cannot be read. A source that ends
+/// or panics says that it is blind, and is started again behind what it had handed over.
 ///
 /// # Errors
 /// If the kernel thread cannot be started.
