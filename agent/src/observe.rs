@@ -7,6 +7,9 @@ use tokio::sync::mpsc;
 use why502_proto::{Kind, v1};
 
 use crate::clock::Moment;
+pub use notices::{Noticed, Notices};
+
+mod notices;
 
 /// How many observations may wait for the spool: a second of a fork storm, some 4 MiB at 250 B each.
 const OBSERVED_MAX: usize = 16_384;
@@ -40,6 +43,7 @@ pub type Marks = std::collections::BTreeMap<String, String>;
 pub struct Observer {
     queue: mpsc::Sender<Observed>,
     dropped: Arc<AtomicU64>,
+    notices: Arc<Notices>,
 }
 
 /// The end that the spool holds.
@@ -54,7 +58,7 @@ pub fn channel() -> (Observer, Observations) {
     let (sender, receiver) = mpsc::channel(OBSERVED_MAX);
     let dropped = Arc::new(AtomicU64::new(0));
     (
-        Observer { queue: sender, dropped: Arc::clone(&dropped) },
+        Observer { queue: sender, dropped: Arc::clone(&dropped), notices: Arc::default() },
         Observations { queue: receiver, dropped },
     )
 }
@@ -68,6 +72,7 @@ impl Observer {
 
     /// Hands over something that happened at `at`. Never waits.
     pub fn observe_at(&self, at: Moment, kind: Kind) {
+        self.notices.note(&kind);
         let observed = Observed { at, kind: Some(kind), mark: None };
         if self.queue.try_send(observed).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -77,7 +82,15 @@ impl Observer {
     /// Hands over with back-pressure, for sources that can read again where they stopped (logs, journal).
     /// Returns `false` when the agent is shutting down.
     pub async fn observe_waiting(&self, observed: Observed) -> bool {
+        if let Some(kind) = &observed.kind {
+            self.notices.note(kind);
+        }
         self.queue.send(observed).await.is_ok()
+    }
+
+    /// What sources act on that look only when something asks for it.
+    pub fn notices(&self) -> Arc<Notices> {
+        Arc::clone(&self.notices)
     }
 
     /// From here on `source` sees everything it is for.

@@ -18,7 +18,7 @@ use crate::clock::Moment;
 use crate::config::Config;
 use crate::observe::{Mark, Marks, Observations, Observed, Observer, channel};
 use crate::source::gateway::journal_lines::JournalLines;
-use crate::source::{Interest, Roots, gateway, journal, kernel, unit};
+use crate::source::{Interest, Roots, gateway, journal, kernel, network, unit};
 use crate::spool::{Spool, SpoolConfig};
 use crate::stream::{self, Shared, StreamConfig};
 
@@ -134,6 +134,10 @@ pub fn start_sources(roots: &Roots, observer: &Observer, marks: &Marks) -> Resul
     let root = roots.clone();
     supervise(observer, v1::Source::Unit, move || {
         Box::pin(unit::run(root.clone(), seen.clone(), for_unit.clone()))
+    });
+    let (seen, root) = (observer.clone(), roots.clone());
+    supervise(observer, v1::Source::Network, move || {
+        Box::pin(network::run(root.clone(), seen.clone()))
     });
     let lines = JournalLines::default();
     let read = lines.clone();
