@@ -37,6 +37,15 @@ pub struct Cli {
     /// Allow http:// to other machines (test labs)
     #[arg(long, global = true, env = "WHY502_INSECURE_PLAINTEXT")]
     insecure_plaintext: bool,
+    /// Where a gateway sends requests to that no agent can read: app:8080, unix:/run/app.sock (may be repeated)
+    #[arg(
+        long,
+        global = true,
+        env = "WHY502_ENDPOINTS",
+        value_name = "ADDRESS",
+        value_delimiter = ','
+    )]
+    endpoint: Vec<String>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -147,7 +156,7 @@ impl Cli {
         match verb {
             Verb::Run => {
                 let config = self.config()?;
-                config.check_transport()?;
+                config.check()?;
                 stream::check(&config.collector, &config.tls())?;
                 if config.insecure_plaintext {
                     tracing::warn!(
@@ -160,7 +169,7 @@ impl Cli {
             Verb::Facts { format } => self.facts(*format),
             Verb::CheckConfig => {
                 let config = self.config()?;
-                config.check_transport()?;
+                config.check()?;
                 stream::check(&config.collector, &config.tls())?;
                 say(&format!(
                     "good: host {} reports to {}, state in {}",
@@ -193,12 +202,19 @@ impl Cli {
         if let Some(host) = &self.host {
             config.host.clone_from(host);
         }
+        if !self.endpoint.is_empty() {
+            config.endpoints.clone_from(&self.endpoint);
+        }
         config.insecure_plaintext |= self.insecure_plaintext;
         Ok(config)
     }
 
     fn doctor(&self, format: Format) -> Result<ExitCode, CliError> {
-        let report = block_on(doctor::look(&self.config()?))?;
+        let report = {
+            let config = self.config()?;
+            config.check()?;
+            block_on(doctor::look(&config))?
+        };
         match format {
             Format::Text => say(report.to_string().trim_end())?,
             Format::Json => say(&serde_json::json!(report).to_string())?,
@@ -208,6 +224,7 @@ impl Cli {
 
     fn facts(&self, format: Format) -> Result<(), CliError> {
         let config = self.config()?;
+        config.check()?;
         let mut failed = None;
         block_on(run::show(&config, |line| {
             let text = match format {

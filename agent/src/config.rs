@@ -24,6 +24,8 @@ pub struct Config {
     pub tls_cert: PathBuf,
     /// PEM file of its key.
     pub tls_key: PathBuf,
+    /// Addresses that a gateway sends requests to which no agent can read: "app:8080", "unix:/run/app.sock".
+    pub endpoints: Vec<String>,
 }
 
 impl Default for Config {
@@ -37,6 +39,7 @@ impl Default for Config {
             tls_ca: PathBuf::new(),
             tls_cert: PathBuf::new(),
             tls_key: PathBuf::new(),
+            endpoints: Vec::new(),
         }
     }
 }
@@ -69,6 +72,12 @@ pub enum ConfigError {
     Url {
         /// What was given.
         url: String,
+    },
+    /// An endpoint that no gateway could connect to.
+    #[error("endpoint {endpoint:?} is neither like \"app:8080\" nor like \"unix:/run/app.sock\"")]
+    Endpoint {
+        /// What was given.
+        endpoint: String,
     },
     /// One half of an identity.
     #[error("tls-cert and tls-key belong together: set both, or neither")]
@@ -115,11 +124,29 @@ impl Config {
         TlsFiles { ca: set(&self.tls_ca), cert: set(&self.tls_cert), key: set(&self.tls_key) }
     }
 
-    /// Refuses what would let somebody read along.
+    /// Refuses what cannot work, or would let somebody read along.
     ///
     /// # Errors
-    /// If the address is plain text beyond loopback, or TLS without certificates.
-    pub fn check_transport(&self) -> Result<(), ConfigError> {
+    /// If an endpoint is no address, the collector's is plain text beyond loopback, or TLS has no certificates.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.check_endpoints()?;
+        self.check_transport()
+    }
+
+    fn check_endpoints(&self) -> Result<(), ConfigError> {
+        let fine = |endpoint: &&String| match endpoint.strip_prefix("unix:") {
+            Some(path) => path.starts_with('/'),
+            None => endpoint.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+            }),
+        };
+        match self.endpoints.iter().find(|endpoint| !fine(endpoint)) {
+            Some(endpoint) => Err(ConfigError::Endpoint { endpoint: endpoint.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_transport(&self) -> Result<(), ConfigError> {
         let url = self.collector.clone();
         if !url.starts_with("http://") && !url.starts_with("https://") {
             return Err(ConfigError::Url { url });
@@ -215,6 +242,15 @@ fn is_loopback(url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn endpoints_are_addresses() {
+        let check = |endpoint: &str| {
+            Config { endpoints: vec![endpoint.into()], ..Config::default() }.check().is_ok()
+        };
+        assert!(check("app:8080") && check("[::1]:80") && check("unix:/run/app.sock"));
+        assert!(!check("8080") && !check(":80") && !check("app:0") && !check("unix:app.sock"));
+    }
 
     #[test]
     fn the_packaged_file_states_every_key_with_its_default() {

@@ -49,7 +49,7 @@ const SOURCES: [Source; 9] = [
 /// If the sources cannot be started.
 pub async fn look(config: &Config) -> Result<Report, RunError> {
     let (observer, observations) = channel();
-    start_sources(&Roots::default(), &observer, &Marks::new())?;
+    start_sources(&Roots::default(), &observer, &Marks::new(), &config.endpoints)?;
     let host = config.host_name();
     let facts = collect(observations, &host).await;
     let now_us = Moment::now().realtime_us + LASTED_US;
@@ -114,12 +114,19 @@ fn judge(host: &str, snapshot: &Snapshot) -> Report {
     Report { host: host.to_owned(), findings, sources: sights(snapshot) }
 }
 
+fn place(declared: &EndpointDeclared) -> String {
+    if declared.file.is_empty() {
+        return "named for a gateway that cannot be read".to_owned();
+    }
+    format!("{}:{}", declared.file, declared.line)
+}
+
 fn find(host: &str, snapshot: &Snapshot, question: &Question) -> Finding {
     let declared = declaration(snapshot, question);
     let mut finding = Finding {
         route: question.route.clone(),
         endpoint: question.endpoint.clone(),
-        place: declared.map(|d| format!("{}:{}", d.file, d.line)).unwrap_or_default(),
+        place: declared.map(place).unwrap_or_default(),
         ..Finding::default()
     };
     if let Some(explanation) = explain(snapshot, question) {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,7 +104,7 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     let last_sign_us = spool.last_sign_us().max(last_alive_us(&marks, &boot));
     observer.observe(Kind::AgentStarted(started(&roots, last_sign_us)));
     let shared = Arc::new(Shared { spool: Mutex::new(spool), appended: Notify::new() });
-    start_sources(&roots, &observer, &marks)?;
+    start_sources(&roots, &observer, &marks, &config.endpoints)?;
     let stream = StreamConfig {
         url: config.collector.clone(),
         host: config.host_name(),
@@ -121,11 +122,16 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Starts every source. One that ends or panics says that it is blind, and is started again.
+/// Starts every source. `endpoints` are those of a gateway that cannot be read. A source that ends or panics says that it is blind, and is started again.
 ///
 /// # Errors
 /// If the kernel thread cannot be started.
-pub fn start_sources(roots: &Roots, observer: &Observer, marks: &Marks) -> Result<(), RunError> {
+pub fn start_sources(
+    roots: &Roots,
+    observer: &Observer,
+    marks: &Marks,
+    endpoints: &[String],
+) -> Result<(), RunError> {
     let handle = kernel::start(roots.clone(), observer.clone()).map_err(RunError::Kernel)?;
     let tell = move |interest: Interest| handle.tell(interest);
     let (for_unit, for_gateway) = (tell.clone(), tell);
@@ -145,10 +151,12 @@ pub fn start_sources(roots: &Roots, observer: &Observer, marks: &Marks) -> Resul
     supervise(observer, v1::Source::Journal, move || {
         Box::pin(journal::run(root.clone(), seen.clone(), from.clone(), read.clone()))
     });
+    let named: Rc<[String]> = endpoints.into();
     let seen = observer.clone();
     supervise(observer, v1::Source::Gateway, move || {
         let (tell, from) = (for_gateway.clone(), marks.clone());
-        Box::pin(gateway::run(roots.clone(), seen.clone(), tell, from, lines.clone()))
+        let given = gateway::Given { marks: from, journal: lines.clone(), named: named.clone() };
+        Box::pin(gateway::run(roots.clone(), seen.clone(), tell, given))
     });
     Ok(())
 }
@@ -320,7 +328,7 @@ pub async fn show(
     mut show: impl FnMut(&FactLine) -> bool,
 ) -> Result<(), RunError> {
     let (observer, mut observations) = channel();
-    start_sources(&Roots::default(), &observer, &Marks::new())?;
+    start_sources(&Roots::default(), &observer, &Marks::new(), &config.endpoints)?;
     let zero = Moment::now().boottime_us;
     let host = config.host_name();
     while let Some(observed) = observations.next().await {

@@ -2,7 +2,9 @@
 
 use why502_proto::v1::{self, Fault, Phase};
 
-use crate::snapshot::{Death, Listener, Place, Said, Snapshot, Window};
+use crate::address::Address;
+use crate::forward;
+use crate::snapshot::{Death, Listener, Listening, Place, Said, Snapshot, Window};
 
 /// Failures of one kind are counted for up to a second before they are reported.
 const COUNTED_US: i64 = 1_100_000;
@@ -96,6 +98,55 @@ impl<'a> Effect<'a> {
         }
     }
 
+    /// The gateway said only that it failed: what was there at that moment decides what it met.
+    fn unspecific(
+        snapshot: &'a Snapshot,
+        place: Place<'a>,
+        during: Window,
+        failed: Said<'a, v1::RequestFailed>,
+    ) -> Self {
+        match (place.host(), place.address) {
+            (Some(host), Address::Unix(path)) => {
+                if let Some((fault, _)) = forward::unix_fault(snapshot, host, path) {
+                    return Self::UnixConnect { place, during, fault };
+                }
+            }
+            (Some(host), address) => {
+                let during = snapshot.uncovered(host, address, during);
+                if let Listening::Gap { .. } = snapshot.listening(host, address, during) {
+                    return Self::NothingListens { place, during };
+                }
+            }
+            (None, _) => {}
+        }
+        match (failed.what.phase(), failed.what.status) {
+            (Phase::Connect, _) => Self::Other { place, during },
+            (_, Some(504)) => Self::NoAnswer { place, during, failed },
+            _ => Self::ConnectionLost { place, during, reused: failed.what.reused },
+        }
+    }
+
+    /// What a health check of the gateway felt. `None`: it does not say, or another question than requests ask.
+    pub(crate) fn of_check(
+        snapshot: &'a Snapshot,
+        gateway: &'a str,
+        check: Said<'a, v1::EndpointDisabled>,
+    ) -> Option<Self> {
+        let (phase, fault, at_us) = (check.what.phase(), check.what.fault(), check.at_us());
+        let during = Window { from_us: at_us - CHECKED_US, at_us, to_us: at_us };
+        let place = snapshot.place(gateway, &check.what.endpoint, at_us)?;
+        let unix = matches!(place.address, Address::Unix(_));
+        match (phase, fault) {
+            (
+                Phase::Connect,
+                Fault::Enoent | Fault::Econnrefused | Fault::Eacces | Fault::Eagain,
+            ) if unix => Some(Self::UnixConnect { place, during, fault }),
+            (Phase::Connect, Fault::Econnrefused) => Some(Self::NothingListens { place, during }),
+            (Phase::Connect, Fault::Timeout) => Some(Self::ConnectTimeout { place, during }),
+            _ => None,
+        }
+    }
+
     /// What the gateway's report of failed requests asks for. `None`: it names no peer, and none is needed.
     pub(crate) fn of_failure(
         snapshot: &'a Snapshot,
@@ -108,7 +159,7 @@ impl<'a> Effect<'a> {
             return Some(Self::NoPeer { gateway, failed, during });
         }
         let place = snapshot.place(gateway, &failed.what.endpoint, failed.at_us())?;
-        let unix = matches!(place.address, crate::address::Address::Unix(_));
+        let unix = matches!(place.address, Address::Unix(_));
         let refused = matches!(fault, Fault::Econnrefused | Fault::Enoent);
         let during = match place.host() {
             Some(host) if refused => snapshot.uncovered(host, place.address, during),
@@ -131,10 +182,16 @@ impl<'a> Effect<'a> {
                 Phase::Connect | Phase::Send | Phase::Header | Phase::Body | Phase::Unspecified,
                 Fault::Closed | Fault::Econnreset | Fault::Epipe,
             ) => Self::ConnectionLost { place, during, reused: failed.what.reused },
+            (Phase::Connect | Phase::Unspecified, Fault::Unspecified) => {
+                Self::unspecific(snapshot, place, during, failed)
+            }
             _ => Self::Other { place, during },
         })
     }
 }
+
+/// A check fails for some rounds before it counts: three times 2 s by HAProxy's defaults.
+const CHECKED_US: i64 = 10_000_000;
 
 /// When the requests of one report failed, on any host's clock.
 pub(crate) fn window(failed: Said<'_, v1::RequestFailed>) -> Window {

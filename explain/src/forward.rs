@@ -60,7 +60,7 @@ pub(crate) fn predict(snapshot: &Snapshot, question: &Question) -> Option<Explan
 }
 
 /// What a request would meet at this address, and since when.
-fn would_fail<'a>(
+pub(crate) fn would_fail<'a>(
     snapshot: &'a Snapshot,
     place: Place<'a>,
     declared: Said<'a, EndpointDeclared>,
@@ -109,7 +109,7 @@ fn would_fail<'a>(
 }
 
 /// What connecting to a unix path would give, by what is there now.
-fn unix_fault(snapshot: &Snapshot, host: &str, address: &str) -> Option<(Fault, i64)> {
+pub(crate) fn unix_fault(snapshot: &Snapshot, host: &str, address: &str) -> Option<(Fault, i64)> {
     snapshot.sight(host, Source::Listener, snapshot.now_us()).seeing()?;
     let mut state: Option<(Said<'_, UnixSocketPath>, i64)> = None;
     for said in snapshot.on::<UnixSocketPath>(host).filter(|said| said.what.address == address) {

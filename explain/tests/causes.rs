@@ -252,6 +252,41 @@ fn no_live_upstreams_is_never_the_root() {
 }
 
 #[test]
+fn a_peer_that_failed_its_health_check_is_asked_why() {
+    let question = Question {
+        gateway: "gw-1".into(),
+        route: "shop/".into(),
+        endpoint: "10.0.0.7:8080".into(),
+    };
+    let none = "T+0.100 gw-1 request_failed gateway=nginx instance=/etc/nginx/nginx.conf route=shop/ \
+                upstream=pool phase=select fault=no_live_upstreams count=3\n";
+    let down = "T+0.050 gw-1 endpoint_disabled instance=/etc/nginx/nginx.conf \
+                endpoint=10.0.0.7:8080 upstream=pool phase=connect fault=econnrefused \
+                message=\"Layer4 connection problem, info: \\\"Connection refused\\\"\"\n";
+    check_question(
+        &question,
+        &[SERVED, DIED, down, none],
+        2,
+        "observed proven: gateway.no_live_upstreams <- process.not_running <- process.killed_external",
+    );
+    // Long ago, or told by nobody: what a request would meet now decides.
+    check_question(
+        &question,
+        &[SERVED, DIED, none],
+        2,
+        "observed likely: gateway.no_live_upstreams <- process.not_running <- process.killed_external",
+    );
+}
+
+#[test]
+fn a_gateway_that_only_says_502_met_what_was_there() {
+    let bad = REFUSED.replace("phase=connect", "").replace("fault=econnrefused", "status=502");
+    check(&[SERVED, DIED, &bad], "observed proven: process.not_running <- process.killed_external");
+    // The listener was there all the time, so it was no refused connection.
+    check(&[SERVED, &bad], "unknown, app-1:journal not seen");
+}
+
+#[test]
 fn what_would_fail_is_told_before_it_does_and_only_then() {
     let question = Question {
         gateway: "gw-1".into(),

@@ -233,6 +233,7 @@ pub fn disabled(
             .and_then(|location| pass_to(location, peer))
             .map(|pass| pass.upstream.clone())
             .unwrap_or_default(),
+        ..v1::EndpointDisabled::default()
     }
 }
 

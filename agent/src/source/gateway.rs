@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -18,7 +19,8 @@ use self::journal_lines::JournalLines;
 use self::logs::{Access, How, Logs};
 use self::nginx::instance::Instance;
 use self::nginx::log_files;
-use self::nginx::running::{self, Finder};
+use self::nginx::running;
+use self::process::Finder;
 use self::watch::Watch;
 use super::{Interest, Roots, UnixClient};
 use crate::clock::Moment;
@@ -36,6 +38,7 @@ pub mod failures;
 pub mod gathered;
 pub mod journal_lines;
 pub mod logs;
+pub mod named;
 pub mod names;
 pub mod nginx;
 pub mod process;
@@ -51,15 +54,24 @@ const READS_MAX: usize = 16;
 /// An answer that came this soon after the error log was opened may have been complained of before.
 const BEFORE_US: i64 = 2_000_000;
 
+/// What the source needs besides the host.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Where logs were left.
+    pub marks: Marks,
+    /// Has lines that are in no file.
+    pub journal: JournalLines,
+    /// Endpoints that are named for a gateway that cannot be read.
+    pub named: Rc<[String]>,
+}
+
 /// Watches gateways until the task is dropped, or nobody takes what it observes. `tell` takes what other sources should
-/// look at; `marks` are where logs were left; `journal` has
-/// lines that are in no file.
+/// look at.
 pub async fn run(
     roots: Roots,
     observer: Observer,
     tell: impl Fn(Interest) + 'static,
-    marks: Marks,
-    journal: JournalLines,
+    given: Given,
 ) {
     let watch = Watch::start();
     if let Err(error) = &watch {
@@ -70,12 +82,13 @@ pub async fn run(
         roots,
         observer,
         tell,
-        marks,
         watch: watch.ok(),
         zone,
         finder: Finder::default(),
-        daemons: Daemons::new(journal.clone()),
-        journal,
+        in_containers: Finder::default(),
+        contained: BTreeSet::new(),
+        daemons: Daemons::new(given.journal.clone()),
+        given,
         builds: BTreeMap::new(),
         instances: BTreeMap::new(),
         logs: Logs::default(),
@@ -91,12 +104,14 @@ struct Gateways<T> {
     roots: Roots,
     observer: Observer,
     tell: T,
-    marks: Marks,
     watch: Option<Watch>,
     zone: TimeZone,
     finder: Finder,
+    in_containers: Finder,
+    /// Gateways in containers, as they were told.
+    contained: BTreeSet<String>,
     daemons: Daemons,
-    journal: JournalLines,
+    given: Given,
     /// What `nginx -V` said, by pid of the master; 0 for the one that does not run.
     builds: BTreeMap<u32, Build>,
     instances: BTreeMap<String, Instance>,
@@ -112,7 +127,9 @@ struct Gateways<T> {
 impl<T: Fn(Interest)> Gateways<T> {
     async fn run(&mut self) {
         self.refresh().await;
-        self.journal.known();
+        self.given.journal.known();
+        named::tell(&self.given.named, &self.observer).await;
+        self.after_take();
         self.observer.seeing(v1::Source::Gateway, "");
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -128,7 +145,7 @@ impl<T: Fn(Interest)> Gateways<T> {
                 changed = changed(self.watch.as_ref()) => {
                     more |= self.read_logs(Some(&changed)).await;
                 }
-                names = self.journal.reloaded() => self.reloaded(&names).await,
+                names = self.given.journal.reloaded() => self.reloaded(&names).await,
                 () = Moment::reached(due.unwrap_or(0)), if due.is_some() => {
                     if more {
                         more = self.read_logs(None).await;
@@ -141,7 +158,8 @@ impl<T: Fn(Interest)> Gateways<T> {
 
     /// Finds out what runs, and takes anew what was started, reloaded or, where it does not run, changed.
     async fn refresh(&mut self) {
-        let masters = self.finder.find(&self.roots.proc);
+        let pids = process::pids(&self.roots.proc);
+        let masters = self.finder.find(&pids, |pid| running::master(&self.roots.proc, pid));
         let alive: BTreeSet<u32> = masters.iter().map(|master| master.pid).collect();
         self.builds.retain(|pid, _| *pid == 0 || alive.contains(pid));
         let mut taken = false;
@@ -179,10 +197,26 @@ impl<T: Fn(Interest)> Gateways<T> {
             }
         }
         taken |= self.refresh_idle().await;
-        taken |= self.daemons.refresh(&self.roots, &self.observer).await;
+        taken |= self.daemons.refresh(&pids, &self.roots, &self.observer).await;
         if taken {
             self.after_take();
         }
+        self.tell_contained(&pids);
+    }
+
+    /// Gateways in containers are not read yet, and silence about them would look like health.
+    fn tell_contained(&mut self, pids: &BTreeSet<u32>) {
+        let look = |pid| process::contained(&self.roots.proc, pid);
+        let now: BTreeSet<String> = self.in_containers.find(pids, look).into_iter().collect();
+        for scope in now.difference(&self.contained) {
+            let reason = "its files and its network are the container's";
+            let grant = "run why502-agent in the container, or name its `endpoints` in agent.toml";
+            self.observer.blinded(v1::Source::Gateway, scope, reason, grant);
+        }
+        for scope in self.contained.difference(&now) {
+            self.observer.seeing(v1::Source::Gateway, scope);
+        }
+        self.contained = now;
     }
 
     /// Instances that are configured and do not run.
@@ -255,9 +289,12 @@ impl<T: Fn(Interest)> Gateways<T> {
                 self.observer.blinded(v1::Source::Gateway, name, &reason, grant);
             }
         }
-        self.logs.follow(wanted, blind, &self.roots, &self.marks, &self.observer);
+        self.logs.follow(wanted, blind, &self.roots, &self.given.marks, &self.observer);
         let nginx = self.instances.values().flat_map(Instance::unix_clients);
-        let clients: Vec<_> = nginx.chain(self.daemons.unix_clients()).collect();
+        let clients: Vec<_> = nginx
+            .chain(self.daemons.unix_clients())
+            .chain(named::unix_clients(&self.given.named))
+            .collect();
         if clients != self.clients {
             (self.tell)(Interest::UnixPaths(clients.clone()));
             self.clients = clients;

@@ -151,8 +151,13 @@ pub fn watched<F: AsyncFnOnce(&mut Facts)>(instance: &str, marks: Marks, body: F
     let mut facts = Facts { observations, instance: instance.to_owned(), all: Vec::new() };
     runtime.block_on(async {
         let tell = |_: Interest| {};
+        let given = gateway::Given {
+            marks,
+            journal: JournalLines::default(),
+            named: [].into(),
+        };
         tokio::select! {
-            () = gateway::run(Roots::default(), observer, tell, marks, JournalLines::default()) => panic!("the source ended"),
+            () = gateway::run(Roots::default(), observer, tell, given) => panic!("the source ended"),
             () = body(&mut facts) => {}
         }
     });

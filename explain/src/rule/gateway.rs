@@ -1,11 +1,12 @@
 //! The gateway asks the wrong one, or has nobody left to ask.
 
-use why502_proto::v1::{EndpointDisabled, Fault, RequestFailed};
+use why502_proto::v1::{EndpointDeclared, EndpointDisabled, Fault, RequestFailed};
 
 use super::Rule;
 use super::listener::declared_at;
 use super::words::list;
 use crate::effect::{Effect, Tie};
+use crate::forward;
 use crate::snapshot::{Said, Snapshot};
 use crate::verdict::{Cause, Confidence, Verdict};
 
@@ -28,7 +29,7 @@ pub(super) const RULES: &[Rule] = &[
         summary: "the gateway has no peer left to ask",
         doc: "\"no live upstreams\": all peers failed shortly before, are marked down or are at max_conns. What made \
                 them fail is the cause; alone this is a symptom.",
-        check: "grep -rn 'server ' /etc/nginx",
+        check: "why502-agent doctor",
         fix: "mend the peers of {upstream}, or take `down` off them",
         applies_to: |effect| matches!(effect, Effect::NoPeer { .. }),
         judge: no_live_upstreams,
@@ -110,14 +111,68 @@ fn no_live_upstreams<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict
         }
         return cause.explained();
     }
+    let checked: Vec<_> = disabled.iter().filter(|gone| !gone.what.message.is_empty()).collect();
+    if !checked.is_empty() {
+        cause.confidence = Confidence::Proven;
+        let said: Vec<String> = checked
+            .iter()
+            .map(|gone| format!("{} (\"{}\")", gone.what.endpoint, gone.what.message))
+            .collect();
+        cause.text = format!("{what}: its health checks failed for {}.", list(&said));
+        cause
+            .next
+            .extend(checked.iter().filter_map(|gone| Effect::of_check(snapshot, gateway, **gone)));
+        cause.next.extend(would_fail(snapshot, gateway, failed));
+        return cause.explained();
+    }
     if !down.is_empty() {
         cause.confidence = Confidence::Proven;
         cause.what = format!("every peer of {upstream} is marked down on {gateway}");
         cause.text = format!("{}.", cause.what);
         return cause.because(down).explained();
     }
+    let next: Vec<Effect<'a>> = would_fail(snapshot, gateway, failed).collect();
+    if !next.is_empty() {
+        cause.confidence = Confidence::Likely;
+        cause.text = format!("{what}, and requests to its peers would fail now.");
+        cause.next.extend(next);
+        return cause.explained();
+    }
     cause.text = format!("{what}, and what made them fail was not seen.");
     cause.explained()
+}
+
+/// What requests to the peers that were to be asked would meet now.
+fn would_fail<'a>(
+    snapshot: &'a Snapshot,
+    gateway: &'a str,
+    failed: Said<'a, RequestFailed>,
+) -> impl Iterator<Item = Effect<'a>> {
+    peers(snapshot, gateway, failed).into_iter().flat_map(move |declared| {
+        let endpoint = std::slice::from_ref(&declared.what.endpoint);
+        let addresses = &declared.what.addresses;
+        let addresses = if addresses.is_empty() { endpoint } else { addresses.as_slice() };
+        addresses.iter().filter_map(move |address| {
+            let place = snapshot.place(gateway, address, snapshot.now_us())?;
+            forward::would_fail(snapshot, place, declared).map(|(effect, _)| effect)
+        })
+    })
+}
+
+/// The peers that were to be asked.
+fn peers<'a>(
+    snapshot: &'a Snapshot,
+    gateway: &str,
+    failed: Said<'a, RequestFailed>,
+) -> Vec<Said<'a, EndpointDeclared>> {
+    let mut peers = snapshot.declared(gateway, failed.at_us());
+    peers.retain(|declared| {
+        let same_upstream =
+            !failed.what.upstream.is_empty() && declared.what.upstream == failed.what.upstream;
+        declared.what.instance == failed.what.instance
+            && (same_upstream || declared.what.route == failed.what.route)
+    });
+    peers
 }
 
 /// The newest real failure of each peer shortly before, newest first.
@@ -158,14 +213,7 @@ fn all_down<'a>(
     gateway: &str,
     failed: Said<'a, RequestFailed>,
 ) -> Vec<&'a crate::Seen> {
-    let peers: Vec<_> = snapshot
-        .declared(gateway, failed.at_us())
-        .into_iter()
-        .filter(|declared| {
-            declared.what.instance == failed.what.instance
-                && declared.what.route == failed.what.route
-        })
-        .collect();
+    let peers = peers(snapshot, gateway, failed);
     if peers.iter().all(|peer| peer.what.down) {
         peers.into_iter().map(|peer| peer.seen).collect()
     } else {

@@ -1199,7 +1199,8 @@ impl ::prost::Name for RequestCounts {
         "/why502.v1.RequestCounts".into()
     }
 }
-/// The gateway stopped asking a peer for a while ("upstream server temporarily disabled").
+/// The gateway stopped asking a peer for a while: after failed requests ("upstream server temporarily disabled"), or
+/// because its health check failed ("Server app/s1 is DOWN").
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EndpointDisabled {
     #[prost(string, tag = "1")]
@@ -1208,6 +1209,14 @@ pub struct EndpointDisabled {
     pub endpoint: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub upstream: ::prost::alloc::string::String,
+    /// What its health check felt. Absent: it was no check, or it does not say.
+    #[prost(enumeration = "Phase", tag = "4")]
+    pub phase: i32,
+    #[prost(enumeration = "Fault", tag = "5")]
+    pub fault: i32,
+    /// The gateway's own words, redacted, at most 300 bytes.
+    #[prost(string, tag = "6")]
+    pub message: ::prost::alloc::string::String,
 }
 impl ::prost::Name for EndpointDisabled {
     const NAME: &'static str = "EndpointDisabled";

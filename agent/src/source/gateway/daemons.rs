@@ -12,7 +12,7 @@ use why502_proto::{Kind, v1};
 use super::daemon::{Daemon, Look};
 use super::journal_lines::JournalLines;
 use super::logs::{How, Wanted};
-use super::process::{Finder, Leader};
+use super::process::{self, Finder, Leader};
 use crate::observe::Observer;
 use crate::source::{Roots, UnixClient};
 
@@ -34,8 +34,13 @@ impl Daemons {
 
     /// Finds out what runs, and takes anew what was started, reloaded or, where it does not run, changed. `true`: there
     /// was such a one.
-    pub async fn refresh(&mut self, roots: &Roots, observer: &Observer) -> bool {
-        let leaders = self.finder.find(&roots.proc);
+    pub async fn refresh(
+        &mut self,
+        pids: &BTreeSet<u32>,
+        roots: &Roots,
+        observer: &Observer,
+    ) -> bool {
+        let leaders = self.finder.find(pids, |pid| process::leader(&roots.proc, pid));
         let alive: BTreeSet<u32> = leaders.iter().map(|leader| leader.pid).collect();
         self.taken.retain(|pid| alive.contains(pid));
         let mut taken = false;

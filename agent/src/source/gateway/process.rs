@@ -11,6 +11,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use why502_gateway::kind::{KINDS, Kind};
+use why502_gateway::nginx;
 
 use super::super::cgroup;
 
@@ -35,34 +36,34 @@ pub struct Leader {
     pub argv: Vec<String>,
 }
 
-/// Finds leaders, at the cost of the processes that are new since the last look.
+/// Processes that run now.
+pub fn pids(proc: &Path) -> BTreeSet<u32> {
+    let entries = fs::read_dir(proc).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Finds certain processes, at the cost of those that are new since the last look.
 #[derive(Debug, Default)]
 pub struct Finder {
     others: BTreeMap<u32, u8>,
 }
 
 impl Finder {
-    /// Leaders that run now.
-    pub fn find(&mut self, proc: &Path) -> Vec<Leader> {
-        let pids: BTreeSet<u32> = fs::read_dir(proc)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .collect();
+    /// What `look` makes of those of `pids` that it knows.
+    pub fn find<T>(&mut self, pids: &BTreeSet<u32>, look: impl Fn(u32) -> Option<T>) -> Vec<T> {
         self.others.retain(|pid, _| pids.contains(pid));
-        let mut leaders = Vec::new();
+        let mut found = Vec::new();
         for pid in pids {
-            let looks = self.others.get(&pid).copied().unwrap_or(0);
+            let looks = self.others.get(pid).copied().unwrap_or(0);
             if looks >= LOOKS {
                 continue;
             }
-            match leader(proc, pid) {
-                Some(leader) => leaders.push(leader),
-                None => drop(self.others.insert(pid, looks + 1)),
+            match look(*pid) {
+                Some(known) => found.push(known),
+                None => drop(self.others.insert(*pid, looks + 1)),
             }
         }
-        leaders
+        found
     }
 }
 
@@ -71,7 +72,20 @@ fn kind_of(proc: &Path, pid: u32) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.programs.contains(&name.trim_end()))
 }
 
-fn leader(proc: &Path, pid: u32) -> Option<Leader> {
+/// The name and the container of a gateway that runs in one, whose files and network are others than this host's.
+pub fn contained(proc: &Path, pid: u32) -> Option<String> {
+    let name = match kind_of(proc, pid) {
+        Some(kind) => kind.name,
+        None if text(proc, pid, "comm")?.trim_end() == nginx::NAME => nginx::NAME,
+        None => return None,
+    };
+    let container = cgroup::membership(&text(proc, pid, "cgroup")?).container;
+    let short = container.get(..12).unwrap_or(&container);
+    (!container.is_empty()).then(|| format!("{name} in container {short}"))
+}
+
+/// The leader with this pid, if it is one.
+pub fn leader(proc: &Path, pid: u32) -> Option<Leader> {
     let kind = kind_of(proc, pid)?;
     let membership = cgroup::membership(&text(proc, pid, "cgroup")?);
     let status = text(proc, pid, "status")?;
@@ -140,4 +154,28 @@ pub async fn said(program: &Path, arguments: &[&str]) -> Option<String> {
     let output = tokio::time::timeout(ASK_MAX, command.output()).await.ok()?.ok()?;
     let both = [output.stdout, output.stderr].concat();
     Some(String::from_utf8_lossy(&both).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(proc: &Path, pid: u32, name: &str, cgroup: &str) {
+        let path = proc.join(pid.to_string());
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("comm"), format!("{name}\n")).unwrap();
+        fs::write(path.join("cgroup"), format!("0::{cgroup}\n")).unwrap();
+    }
+
+    #[test]
+    fn a_gateway_in_a_container_is_named_and_not_read() {
+        let proc = tempfile::tempdir().unwrap();
+        let id = "0123456789ab".repeat(6)[..64].to_owned();
+        process(proc.path(), 7, "nginx", &format!("/system.slice/docker-{id}.scope"));
+        process(proc.path(), 8, "nginx", "/system.slice/nginx.service");
+        process(proc.path(), 9, "bash", &format!("/system.slice/docker-{id}.scope"));
+        let named = |pid| contained(proc.path(), pid);
+        assert_eq!(named(7).as_deref(), Some("nginx in container 0123456789ab"));
+        assert_eq!((named(8), named(9), named(10)), (None, None, None));
+    }
 }

@@ -3,7 +3,7 @@
 //! nginx writes its role into its command line ("nginx: master process /usr/sbin/nginx -c x"). The command line is
 //! anybody's to choose, so a program is only executed (`-V`) if it belongs to root and nobody else may write to it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,9 +13,6 @@ use why502_gateway::nginx::version::Build;
 use super::super::super::cgroup;
 use super::super::process;
 
-/// A pid whose name was looked at this often will not become nginx any more: between fork and exec there may be a
-/// moment under another name.
-const LOOKS: u8 = 2;
 /// A command line longer than this is not looked at further.
 const TITLE_MAX: usize = 4096;
 
@@ -30,37 +27,6 @@ pub struct Master {
     pub program: String,
     /// Where its files are.
     pub options: Options,
-}
-
-/// Finds masters, at the cost of the processes that are new since the last look.
-#[derive(Debug, Default)]
-pub struct Finder {
-    others: BTreeMap<u32, u8>,
-}
-
-impl Finder {
-    /// Masters that run now.
-    pub fn find(&mut self, proc: &Path) -> Vec<Master> {
-        let pids: BTreeSet<u32> = fs::read_dir(proc)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .collect();
-        self.others.retain(|pid, _| pids.contains(pid));
-        let mut masters = Vec::new();
-        for pid in pids {
-            let looks = self.others.get(&pid).copied().unwrap_or(0);
-            if looks >= LOOKS {
-                continue;
-            }
-            match master(proc, pid) {
-                Some(master) => masters.push(master),
-                None => drop(self.others.insert(pid, looks + 1)),
-            }
-        }
-        masters
-    }
 }
 
 fn read(proc: &Path, pid: u32, name: &str) -> Option<String> {
@@ -184,6 +150,7 @@ pub async fn build(proc: &Path, master: Option<&Master>) -> Build {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::process::{Finder, pids};
     use super::*;
 
     #[test]
@@ -250,7 +217,7 @@ mod tests {
         );
         let mut finder = Finder::default();
         for _ in 0..4 {
-            let found = finder.find(proc.path());
+            let found = finder.find(&pids(proc.path()), |pid| master(proc.path(), pid));
             assert_eq!(found.iter().map(|master| master.pid).collect::<Vec<_>>(), [10]);
             assert_eq!(found[0].unit, "nginx.service");
         }
