@@ -7,6 +7,7 @@ use crate::verdict::Verdict;
 mod capacity;
 mod death;
 mod ending;
+mod firewall;
 mod gateway;
 mod hung;
 mod listener;
@@ -52,6 +53,7 @@ const FAMILIES: &[&[Rule]] = &[
     unix_socket::RULES,
     listener::RULES,
     port::RULES,
+    firewall::RULES,
     capacity::RULES,
     upstream::RULES,
     gateway::RULES,
