@@ -48,8 +48,8 @@ pub(crate) enum Effect<'a> {
         during: Window,
         failed: Said<'a, v1::RequestFailed>,
     },
-    /// The next hop towards the endpoint does not answer.
-    NoNeighbor { place: Place<'a>, during: Window },
+    /// There is no way to the endpoint, or nobody at the end of it.
+    PathLost { place: Place<'a>, during: Window },
 }
 
 /// What the process that ended was to its service.
@@ -88,7 +88,7 @@ impl<'a> Effect<'a> {
             | Self::Elsewhere { during, .. }
             | Self::PortTaken { during, .. }
             | Self::Failed { during, .. }
-            | Self::NoNeighbor { during, .. } => during,
+            | Self::PathLost { during, .. } => during,
         }
     }
 
@@ -101,7 +101,7 @@ impl<'a> Effect<'a> {
             | Self::NoAnswer { place, .. }
             | Self::Relayed { place, .. }
             | Self::Elsewhere { place, .. }
-            | Self::NoNeighbor { place, .. } => Some(place),
+            | Self::PathLost { place, .. } => Some(place),
             Self::Failed { place, .. } => place,
             _ => None,
         }

@@ -11,9 +11,11 @@ mod firewall;
 mod gateway;
 mod hung;
 mod listener;
+mod local;
 mod memory;
 mod network;
 mod owner;
+mod path;
 mod port;
 mod process;
 mod start;
@@ -54,6 +56,8 @@ const FAMILIES: &[&[Rule]] = &[
     listener::RULES,
     port::RULES,
     firewall::RULES,
+    path::RULES,
+    local::RULES,
     capacity::RULES,
     upstream::RULES,
     gateway::RULES,

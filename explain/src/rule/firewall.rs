@@ -1,6 +1,6 @@
 //! Firewall rules between gateway and service, on either of their hosts.
 
-use why502_proto::v1::{FirewallAction, FirewallDirection, Source};
+use why502_proto::v1::{Fault, FirewallAction, FirewallDirection, Phase, Source};
 
 use super::Rule;
 use super::network::nobody_there;
@@ -35,7 +35,9 @@ pub(super) const RULES: &[Rule] = &[
                 socket sees them.",
         check: "nft -a list chain {chain}",
         fix: "allow {from} to reach {address} before that rule, or delete it: nft delete rule {rule}",
-        applies_to: |effect| matches!(effect, Effect::ConnectTimeout { .. }),
+        applies_to: |effect| {
+            matches!(effect, Effect::ConnectTimeout { .. }) || says_nothing(effect)
+        },
         judge: dropped_by_origin,
     },
     Rule {
@@ -44,10 +46,18 @@ pub(super) const RULES: &[Rule] = &[
         doc: "Connect timeouts, and nothing of them arrives: an output or postrouting rule on the gateway.",
         check: "nft -a list chain {chain}",
         fix: "allow connections to {address} before that rule, or delete it: nft delete rule {rule}",
-        applies_to: |effect| matches!(effect, Effect::ConnectTimeout { .. }),
+        applies_to: |effect| {
+            matches!(effect, Effect::ConnectTimeout { .. }) || says_nothing(effect)
+        },
         judge: dropped_by_gateway,
     },
 ];
+
+/// A connection failed, and the gateway does not say how.
+fn says_nothing(effect: &Effect<'_>) -> bool {
+    let Effect::Failed { place: Some(_), failed, .. } = effect else { return false };
+    failed.what.phase() == Phase::Connect && failed.what.fault() == Fault::Unspecified
+}
 
 /// Which rules of a host are in the way.
 fn standing<'a>(
@@ -93,10 +103,8 @@ fn cause<'a>(
     let comment =
         if block.comment.is_empty() { String::new() } else { format!(" \"{}\"", block.comment) };
     let from = place.gateway;
-    let what = format!(
-        "{said}{comment} on {host} {does} connections from {from} to {}",
-        place.endpoint
-    );
+    let what =
+        format!("{said}{comment} on {host} {does} connections from {from} to {}", place.endpoint);
     let counted = barrier.counted().map_or_else(String::new, |packets| {
         format!(" It has met {packets} packets since it was seen first.")
     });
@@ -155,9 +163,7 @@ fn seeing<'a>(
     let sight = snapshot.part_sight(host, Source::Network, RULES_PART, during.at_us);
     match sight {
         Sight::Seeing(proof) => Ok(proof),
-        sight => {
-            Err(blind(host, Source::Network, sight, "whether a firewall rule is in the way"))
-        }
+        sight => Err(blind(host, Source::Network, sight, "whether a firewall rule is in the way")),
     }
 }
 
@@ -177,6 +183,7 @@ fn reject<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
         Effect::Failed { failed, .. } if unreachable(failed.what.fault()) => {
             &[FirewallAction::Unreachable]
         }
+        effect if says_nothing(effect) => &[FirewallAction::Refuse, FirewallAction::Unreachable],
         _ => return Verdict::NoSign,
     };
     let out = FirewallDirection::Out;
@@ -214,8 +221,7 @@ fn reject<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
 }
 
 /// What an ICMP error other than "port unreachable" becomes.
-fn unreachable(fault: why502_proto::v1::Fault) -> bool {
-    use why502_proto::v1::Fault;
+fn unreachable(fault: Fault) -> bool {
     matches!(fault, Fault::Ehostunreach | Fault::Enetunreach | Fault::Eacces)
 }
 

@@ -8,17 +8,15 @@ use crate::verdict::{Blind, Verdict};
 /// The name of the source is the design's.
 const NETWORK: &str = "network";
 
-pub(super) const RULES: &[Rule] = &[
-    Rule {
-        id: "keepalive.race",
-        summary: "the service closed an idle connection just as the gateway used it again",
-        doc: "Now and then a lost request on a reused connection, mostly POST, and no process ends.",
-        check: "grep -E 'keepalive|proxy_http_version' -r /etc/nginx",
-        fix: "let the service keep idle connections longer than the gateway does",
-        applies_to: |effect| matches!(effect, Effect::ConnectionLost { reused: Some(true), .. }),
-        judge: keepalive_race,
-    },
-];
+pub(super) const RULES: &[Rule] = &[Rule {
+    id: "keepalive.race",
+    summary: "the service closed an idle connection just as the gateway used it again",
+    doc: "Now and then a lost request on a reused connection, mostly POST, and no process ends.",
+    check: "grep -E 'keepalive|proxy_http_version' -r /etc/nginx",
+    fix: "let the service keep idle connections longer than the gateway does",
+    applies_to: |effect| matches!(effect, Effect::ConnectionLost { reused: Some(true), .. }),
+    judge: keepalive_race,
+}];
 
 /// Nobody looks at the host behind an address.
 pub(super) fn nobody_there(place: Place<'_>) -> Blind {

@@ -76,12 +76,7 @@ fn includes(text: &str, address: IpAddr) -> bool {
 
 impl Snapshot {
     /// The rules of `host` that were in force at some moment of the stretch.
-    pub(crate) fn barriers<'a>(
-        &'a self,
-        host: &str,
-        from_us: i64,
-        to_us: i64,
-    ) -> Vec<Barrier<'a>> {
+    pub(crate) fn barriers<'a>(&'a self, host: &str, from_us: i64, to_us: i64) -> Vec<Barrier<'a>> {
         let Some(index) = self.hosts.get(host) else { return Vec::new() };
         let tags =
             [Tag::FirewallBlock, Tag::FirewallBlockGone, Tag::AgentStarted, Tag::SourceSeeing];
@@ -133,7 +128,12 @@ impl Snapshot {
 
     /// The addresses that `gateway` may come from when it goes to `destination`: the one its route names, else all that
     /// it has.
-    pub(crate) fn leaves_from(&self, gateway: &str, destination: IpAddr, at_us: i64) -> Vec<IpAddr> {
+    pub(crate) fn leaves_from(
+        &self,
+        gateway: &str,
+        destination: IpAddr,
+        at_us: i64,
+    ) -> Vec<IpAddr> {
         use why502_proto::v1::{HostAddress, Route};
         let routed = self
             .on::<Route>(gateway)
