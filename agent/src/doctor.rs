@@ -31,7 +31,7 @@ const LASTED_US: i64 = 10_000_000;
 const FACTS_MAX: usize = 100_000;
 
 /// Sources that are waited for.
-const SOURCES: [Source; 8] = [
+const SOURCES: [Source; 9] = [
     Source::Process,
     Source::Unit,
     Source::Memory,
@@ -40,6 +40,7 @@ const SOURCES: [Source; 8] = [
     Source::Journal,
     Source::Gateway,
     Source::Host,
+    Source::Network,
 ];
 
 /// Looks, and judges what it saw. Within a `tokio::task::LocalSet`.
@@ -290,6 +291,7 @@ mod tests {
         T+0.000 here source_seeing source=memory
         T+0.000 here source_seeing source=kernel_log
         T+0.000 here source_seeing source=host
+        T+0.000 here source_seeing source=network
         T+0.000 here host_address address=10.0.0.1 interface=eth0\n";
 
     const DECLARED: &str = "T+0.001 here endpoint_declared gateway=nginx instance=n route=:80/ \

@@ -7,6 +7,9 @@ use tokio::sync::mpsc;
 use why502_proto::{Kind, v1};
 
 use crate::clock::Moment;
+pub use notices::{Noticed, Notices};
+
+mod notices;
 
 /// How many observations may wait for the spool: a second of a fork storm, some 4 MiB at 250 B each.
 const OBSERVED_MAX: usize = 16_384;
@@ -42,6 +45,7 @@ pub struct Observer {
     dropped: Arc<AtomicU64>,
     /// Bounded by the logs that there are: one of each name.
     marks: Arc<Mutex<Marks>>,
+    notices: Arc<Notices>,
 }
 
 /// The end that the spool holds.
@@ -65,6 +69,7 @@ pub fn channel_from(marks: Marks) -> (Observer, Observations) {
             queue: sender,
             dropped: Arc::clone(&dropped),
             marks: Arc::new(Mutex::new(marks)),
+            notices: Arc::default(),
         },
         Observations { queue: receiver, dropped },
     )
@@ -79,6 +84,7 @@ impl Observer {
 
     /// Hands over something that happened at `at`. Never waits.
     pub fn observe_at(&self, at: Moment, kind: Kind) {
+        self.notices.note(&kind);
         let observed = Observed { at, kind: Some(kind), mark: None };
         if self.queue.try_send(observed).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -93,6 +99,9 @@ impl Observer {
             let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
             marks.insert(mark.name.clone(), mark.position.clone());
         }
+        if let Some(kind) = &observed.kind {
+            self.notices.note(kind);
+        }
         room.send(observed);
         true
     }
@@ -100,6 +109,11 @@ impl Observer {
     /// Where a source that is started now begins: behind everything that was handed over, be it durable yet or not.
     pub fn marks(&self) -> Marks {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What sources act on that look only when something asks for it.
+    pub fn notices(&self) -> Arc<Notices> {
+        Arc::clone(&self.notices)
     }
 
     /// From here on `source` sees everything it is for.

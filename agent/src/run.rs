@@ -19,7 +19,7 @@ use crate::clock::Moment;
 use crate::config::Config;
 use crate::observe::{Mark, Marks, Observations, Observed, Observer, channel, channel_from};
 use crate::source::gateway::journal_lines::JournalLines;
-use crate::source::{Interest, Roots, gateway, journal, kernel, unit};
+use crate::source::{Interest, Roots, gateway, journal, kernel, network, unit};
 use crate::spool::{Spool, SpoolConfig};
 use crate::stream::{self, Shared, StreamConfig};
 
@@ -134,6 +134,10 @@ pub fn start_sources(
     let handle = kernel::start(roots.clone(), observer.clone()).map_err(RunError::Kernel)?;
     let tell = move |interest: Interest| handle.tell(interest);
     let (for_unit, for_gateway) = (tell.clone(), tell);
+    let root = roots.clone();
+    supervise(observer, v1::Source::Network, SOURCE_PAUSE, move |seen| {
+        Box::pin(network::run(root.clone(), seen))
+    });
     let lines = JournalLines::default();
     let read = lines.clone();
     let root = roots.clone();

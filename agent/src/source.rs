@@ -7,6 +7,9 @@ pub mod cgroup;
 pub mod gateway;
 pub mod journal;
 pub mod kernel;
+mod netlink;
+pub mod network;
+mod sock_diag;
 pub mod unit;
 
 /// Where the host's files are. Tests point them elsewhere; nothing outside of `source/` names /proc.

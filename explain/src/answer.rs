@@ -57,6 +57,8 @@ pub(crate) fn answer(asked: &Asked<'_>, findings: &Findings<'_>) -> Explanation 
     match explained.and_then(|path| path.steps.last()) {
         Some(root) => {
             explanation.root_cause = root.rule.id.to_owned();
+            let refused = root.rule.id == "firewall.reject" && refused(asked);
+            let effect = if refused { refuses(asked) } else { effect };
             explanation.headline = headline(root, known, &effect);
             explanation.check = fill(root.cause.check.as_deref().unwrap_or(root.rule.check), root);
             explanation.check_host.clone_from(&root.cause.host);
@@ -234,18 +236,19 @@ fn headline(root: &Step<'_>, known: &[Step<'_>], effect: &str) -> String {
     capital(&words)
 }
 
+fn refused(asked: &Asked<'_>) -> bool {
+    let failures = asked.failures.as_ref();
+    failures.is_some_and(|failures| failures.lead.what.fault() == Fault::Econnrefused)
+}
+
+fn refuses(asked: &Asked<'_>) -> String {
+    format!("{} refuses connections", asked.question.endpoint)
+}
+
 fn unknown(explanation: &mut Explanation, asked: &Asked<'_>, known: &[Step<'_>], effect: &str) {
-    let endpoint = &asked.question.endpoint;
-    let refused = asked
-        .failures
-        .as_ref()
-        .is_some_and(|failures| failures.lead.what.fault() == Fault::Econnrefused);
     // Whether nothing listens there is just what is not known.
-    let effect = if refused && known.is_empty() {
-        format!("{} refuses connections", endpoint)
-    } else {
-        effect.to_owned()
-    };
+    let effect =
+        if refused(asked) && known.is_empty() { refuses(asked) } else { effect.to_owned() };
     let head = known.last().map_or_else(
         || format!("{effect}, and why is not known"),
         |step| format!("{}, and why is not known; {effect}", step.cause.what),

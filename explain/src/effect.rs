@@ -41,8 +41,15 @@ pub(crate) enum Effect<'a> {
     Elsewhere { place: Place<'a>, listener: &'a Listener, during: Window, tie: Tie<'a> },
     /// A service could not start because its address was in use.
     PortTaken { host: &'a str, unit: &'a str, during: Window },
-    /// Something that no rule speaks about yet.
-    Other { place: Place<'a>, during: Window },
+    /// It failed in another way, which its fault tells. The place is missing where no peer was reached for.
+    Failed {
+        gateway: &'a str,
+        place: Option<Place<'a>>,
+        during: Window,
+        failed: Said<'a, v1::RequestFailed>,
+    },
+    /// There is no way to the endpoint, or nobody at the end of it.
+    PathLost { place: Place<'a>, during: Window },
 }
 
 /// What the process that ended was to its service.
@@ -80,7 +87,8 @@ impl<'a> Effect<'a> {
             | Self::Ended { during, .. }
             | Self::Elsewhere { during, .. }
             | Self::PortTaken { during, .. }
-            | Self::Other { during, .. } => during,
+            | Self::Failed { during, .. }
+            | Self::PathLost { during, .. } => during,
         }
     }
 
@@ -93,7 +101,8 @@ impl<'a> Effect<'a> {
             | Self::NoAnswer { place, .. }
             | Self::Relayed { place, .. }
             | Self::Elsewhere { place, .. }
-            | Self::Other { place, .. } => Some(place),
+            | Self::PathLost { place, .. } => Some(place),
+            Self::Failed { place, .. } => place,
             _ => None,
         }
     }
@@ -120,7 +129,9 @@ impl<'a> Effect<'a> {
             (None, _) => {}
         }
         match (failed.what.phase(), failed.what.status) {
-            (Phase::Connect, _) => Self::Other { place, during },
+            (Phase::Connect, _) => {
+                Self::Failed { gateway: place.gateway, place: Some(place), during, failed }
+            }
             (_, Some(504)) => Self::NoAnswer { place, during, failed },
             _ => Self::ConnectionLost { place, during, reused: failed.what.reused },
         }
@@ -158,7 +169,10 @@ impl<'a> Effect<'a> {
         if fault == Fault::NoLiveUpstreams {
             return Some(Self::NoPeer { gateway, failed, during });
         }
-        let place = snapshot.place(gateway, &failed.what.endpoint, failed.at_us())?;
+        let Some(place) = snapshot.place(gateway, &failed.what.endpoint, failed.at_us()) else {
+            let named = matches!(phase, Phase::Resolve | Phase::Select);
+            return named.then_some(Self::Failed { gateway, place: None, during, failed });
+        };
         let unix = matches!(place.address, Address::Unix(_));
         let refused = matches!(fault, Fault::Econnrefused | Fault::Enoent);
         let during = match place.host() {
@@ -185,7 +199,7 @@ impl<'a> Effect<'a> {
             (Phase::Connect | Phase::Unspecified, Fault::Unspecified) => {
                 Self::unspecific(snapshot, place, during, failed)
             }
-            _ => Self::Other { place, during },
+            _ => Self::Failed { gateway, place: Some(place), during, failed },
         })
     }
 }

@@ -7,12 +7,15 @@ use crate::verdict::Verdict;
 mod capacity;
 mod death;
 mod ending;
+mod firewall;
 mod gateway;
 mod hung;
 mod listener;
+mod local;
 mod memory;
 mod network;
 mod owner;
+mod path;
 mod port;
 mod process;
 mod start;
@@ -52,6 +55,9 @@ const FAMILIES: &[&[Rule]] = &[
     unix_socket::RULES,
     listener::RULES,
     port::RULES,
+    firewall::RULES,
+    path::RULES,
+    local::RULES,
     capacity::RULES,
     upstream::RULES,
     gateway::RULES,

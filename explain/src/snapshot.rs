@@ -3,6 +3,7 @@
 //! Within a host and boot the order is that of the boot clock; across hosts times compare by the collector's clock,
 //! within the tolerance that each fact carries. Everything that rules ask for is indexed once, in [`Snapshot::new`].
 
+mod barriers;
 mod kinds;
 mod listeners;
 mod places;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 
 use why502_proto::{Entity, FactId, Kind};
 
+pub(crate) use barriers::Barrier;
 pub(crate) use kinds::{FactKind, Said};
 pub(crate) use listeners::{Listener, Listening};
 pub(crate) use places::{Located, Place};

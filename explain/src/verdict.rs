@@ -140,6 +140,7 @@ pub(crate) fn source_name(source: Source) -> &'static str {
         Source::Journal => "journal",
         Source::Gateway => "gateway",
         Source::Host => "host",
+        Source::Network => "network",
     }
 }
 

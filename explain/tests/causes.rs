@@ -193,7 +193,7 @@ fn a_listener_elsewhere() {
         &[&on("0.0.0.0:8001"), REFUSED],
         "observed likely: listener.absent_port <- gateway.upstream_port_mismatch",
     );
-    // Refused although it listens: a firewall or another namespace, which nobody watches yet.
+    // Refused although it listens: a firewall, which nobody watches here.
     check(&[SERVED, REFUSED], "unknown, app-1:network not seen");
 }
 
@@ -212,7 +212,7 @@ fn time_outs_by_who_holds_the_queue() {
         &[SERVED, full, stopped, &connect],
         "observed proven: accept_queue.overflow <- process.hung.stopped",
     );
-    check(&[SERVED, &connect], "unknown, app-1:network not seen");
+    check(&[SERVED, &connect], "unknown, app-1:network gw-1:network not seen");
 }
 
 #[test]

@@ -25,13 +25,12 @@ mod listener;
 mod memory;
 mod memory_file;
 mod net_text;
-mod netlink;
+
 mod owner;
 mod pidfds;
 mod proc_file;
 mod process;
 mod quota;
-mod sock_diag;
 mod stall;
 mod thread_state;
 mod unix_path;

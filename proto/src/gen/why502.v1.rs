@@ -16,7 +16,7 @@ pub struct Fact {
     /// 100 network, 120 container, 130 supervisor, 140 limits, 150 change, 160 probe, 170 host and agent.
     #[prost(
         oneof = "fact::Kind",
-        tags = "10, 11, 12, 13, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 60, 61, 62, 70, 71, 72, 73, 74, 75, 76, 77, 78, 170, 171, 172, 173, 174, 175, 176, 177, 178"
+        tags = "10, 11, 12, 13, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 60, 61, 62, 70, 71, 72, 73, 74, 75, 76, 77, 78, 100, 101, 102, 103, 104, 105, 106, 107, 108, 140, 141, 142, 143, 170, 171, 172, 173, 174, 175, 176, 177, 178"
     )]
     pub kind: ::core::option::Option<fact::Kind>,
 }
@@ -96,6 +96,32 @@ pub mod fact {
         RequestCounts(super::RequestCounts),
         #[prost(message, tag = "78")]
         EndpointDisabled(super::EndpointDisabled),
+        #[prost(message, tag = "100")]
+        FirewallBlock(super::FirewallBlock),
+        #[prost(message, tag = "101")]
+        FirewallBlockGone(super::FirewallBlockGone),
+        #[prost(message, tag = "102")]
+        Route(super::Route),
+        #[prost(message, tag = "103")]
+        RouteForgotten(super::RouteForgotten),
+        #[prost(message, tag = "104")]
+        Neighbor(super::Neighbor),
+        #[prost(message, tag = "105")]
+        LinkState(super::LinkState),
+        #[prost(message, tag = "106")]
+        EphemeralPorts(super::EphemeralPorts),
+        #[prost(message, tag = "107")]
+        NameResolved(super::NameResolved),
+        #[prost(message, tag = "108")]
+        ConntrackFull(super::ConntrackFull),
+        #[prost(message, tag = "140")]
+        FdUse(super::FdUse),
+        #[prost(message, tag = "141")]
+        ForkRejected(super::ForkRejected),
+        #[prost(message, tag = "142")]
+        CpuThrottled(super::CpuThrottled),
+        #[prost(message, tag = "143")]
+        FilesystemFull(super::FilesystemFull),
         #[prost(message, tag = "170")]
         AgentStarted(super::AgentStarted),
         #[prost(message, tag = "171")]
@@ -1202,6 +1228,364 @@ impl ::prost::Name for EndpointDisabled {
         "/why502.v1.EndpointDisabled".into()
     }
 }
+/// A firewall rule of this host decides against new TCP connections to an address: every rule before it was followed
+/// as the kernel would, so it is the one that they meet.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FirewallBlock {
+    /// An address of this host and a port on which something listens; or an endpoint that a gateway here declares.
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    #[prost(enumeration = "FirewallDirection", tag = "2")]
+    pub direction: i32,
+    /// ip, ip6, inet, netdev
+    #[prost(string, tag = "3")]
+    pub family: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub table: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub chain: ::prost::alloc::string::String,
+    /// `nft -a list ruleset` shows it. 0: not a rule, but the chain's policy.
+    #[prost(uint64, tag = "6")]
+    pub handle: u64,
+    #[prost(enumeration = "FirewallAction", tag = "7")]
+    pub action: i32,
+    /// Whose connections: "10.0.0.0/8", "10.0.0.1-10.0.0.9". Absent: everybody's.
+    #[prost(string, repeated, tag = "8")]
+    pub sources: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The rule in the firewall's own words, at most 300 bytes.
+    #[prost(string, tag = "9")]
+    pub rule: ::prost::alloc::string::String,
+    #[prost(string, tag = "10")]
+    pub comment: ::prost::alloc::string::String,
+    /// What its counter shows; said anew when it moves, at most every 5 s. Absent: it has none.
+    #[prost(uint64, optional, tag = "11")]
+    pub packets: ::core::option::Option<u64>,
+    /// Part of it, or of a rule before it, could not be followed (a rate, a mark, chance): it may decide otherwise.
+    #[prost(bool, tag = "12")]
+    pub unsure: bool,
+    /// It was there when the agent began to look.
+    #[prost(bool, tag = "13")]
+    pub existing: bool,
+}
+impl ::prost::Name for FirewallBlock {
+    const NAME: &'static str = "FirewallBlock";
+    const PACKAGE: &'static str = "why502.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "why502.v1.FirewallBlock".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/why502.v1.FirewallBlock".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FirewallBlockGone {
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    #[prost(enumeration = "FirewallDirection", tag = "2")]
+    pub direction: i32,
+    #[prost(string, tag = "3")]
+    pub family: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub table: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub chain: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "6")]
+    pub handle: u64,
+}
+impl ::prost::Name for FirewallBlockGone {
+    const NAME: &'static str = "FirewallBlockGone";
+    const PACKAGE: &'static str = "why502.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "why502.v1.FirewallBlockGone".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/why502.v1.FirewallBlockGone".into()
+    }
+}
+/// How this host would send to an address that one of its gateways declares.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Route {
+    /// Without port: "10.0.0.7".
+    #[prost(string, tag = "1")]
+    pub destination: ::prost::alloc::string::String,
+    #[prost(enumeration = "RouteOutcome", tag = "2")]
+    pub outcome: i32,
+    #[prost(string, tag = "3")]
+    pub interface: ::prost::alloc::string::String,
+    /// Next hop. Absent: the destination is on the link.
+    #[prost(string, tag = "4")]
+    pub via: ::prost::alloc::string::String,
+    /// The address that this host sends from.
+    #[prost(string, tag = "5")]
+    pub source: ::prost::alloc::string::String,
+    /// It was so when the agent began to look.
+    #[prost(bool, tag = "6")]
+    pub existing: bool,
+}
+impl ::prost::Name for Route {
+    const NAME: &'static str = "Route";
+    const PACKAGE: &'static str = "why502.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "why502.v1.Route".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/why502.v1.Route".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RouteForgotten {
+    #[prost(string, tag = "1")]
+    pub destination: ::prost::alloc::string::String,
+}
+impl ::prost::Name for RouteForgotten {
+    const NAME: &'static str = "RouteForgotten";
+    const PACKAGE: &'static str = "why502.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "why502.v1.RouteForgotten".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/why502.v1.RouteForgotten".into()
+    }
+}
+/// Whether the next hop towards such an address answers (ARP, neighbour discovery). Said when it fails, and when it
+/// answers again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Neighbor {
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub interface: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub failed: bool,
+    /// "02:42:0a:00:00:07". Absent: never learned.
+    #[prost(string, tag = "4")]
+    pub lladdr: ::prost::alloc::string::String,
+}
+impl ::prost::Name for Neighbor {
+    const NAME: &'static str = "Neighbor";
+    const PACKAGE: &'static str = "why502.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "why502.v1.Neighbor".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/why502.v1.Neighbor".into()
+    }
+}
+/// State of an interface with an address, loopback left out.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LinkState {
+    #[prost(string, tag = "1")]
+    pub interface: ::prost::alloc::string::String,
+    /// Switched on.
+    #[prost(bool, tag = "2")]
+    pub up: bool,
+    /// The other end is there.
+    #[prost(bool, tag = "3")]
+    pub carrier: bool,
+    #[prost(bool, tag = "4")]
+    pub existing: bool,
+    /// It was removed.
+    #[prost(bool, tag = "5")]
+    pub gone: bool,
+}
+impl ::prost::Name for LinkState {
+    const NAME: &'static str = "LinkState";
+    const PACKAGE: &'static str = "why502.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "why502.v1.LinkState".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/why502.v1.LinkState".into()
+    }
+}
+/// A connection could not be made for lack of a local port (EADDRNOTAVAIL): how many are taken towards that address.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EphemeralPorts {
+    /// "10.0.0.7:8080"
+    #[prost(string, tag = "1")]
+    pub destination: ::prost::alloc::string::String,
+    /// Sockets of this host with that peer, in any state, and those of them in TIME_WAIT.
+    #[prost(uint32, tag = "2")]
+    pub used: u32,
+    #[prost(uint32, tag = "3")]
+    pub time_wait: u32,
+    /// net.ipv4.ip_local_port_range
+    #[prost(uint32, tag = "4")]
+    pub range_first: u32,
+    #[prost(uint32, tag = "5")]
+    pub range_last: u32,
+}
+impl ::prost::Name for EphemeralPorts {
+    const NAME: &'static str = "EphemeralPorts";
+    const PACKAGE: &'static str = "why502.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "why502.v1.EphemeralPorts".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/why502.v1.EphemeralPorts".into()
+    }
+}
+/// A name that a gateway of this host declares resolves to other addresses than those it was declared with, or to none;
+/// or to the same again. Looked up with the host's resolver, after a request to it failed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NameResolved {
+    #[prost(string, tag = "1")]
+    pub instance: ::prost::alloc::string::String,
+    /// As declared, with port: "app-1:8080".
+    #[prost(string, tag = "2")]
+    pub endpoint: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the gateway runs with.
+    #[prost(string, repeated, tag = "4")]
+    pub declared: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Why there is none: "Name or service not known".
+    #[prost(string, tag = "5")]
+    pub error: ::prost::alloc::string::String,
+}
+impl ::prost::Name for NameResolved {
+    const NAME: &'static str = "NameResolved";
+    const PACKAGE: &'static str = "why502.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "why502.v1.NameResolved".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/why502.v1.NameResolved".into()
+    }
+}
+/// The kernel drops packets because the connection tracking table is full.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConntrackFull {
+    #[prost(uint64, tag = "1")]
+    pub count: u64,
+    #[prost(uint64, tag = "2")]
+    pub max: u64,
+    #[prost(enumeration = "Witness", tag = "3")]
+    pub witness: i32,
+}
+impl ::prost::Name for ConntrackFull {
+    const NAME: &'static str = "ConntrackFull";
+    const PACKAGE: &'static str = "why502.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "why502.v1.ConntrackFull".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/why502.v1.ConntrackFull".into()
+    }
+}
+/// Open files of a process against its limit, looked at when something asks for it: connections wait at its listener,
+/// or it says itself that it has too many.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FdUse {
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    #[prost(string, tag = "2")]
+    pub unit: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub comm: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub started_us: u64,
+    #[prost(uint32, tag = "5")]
+    pub used: u32,
+    /// Soft limit of open files.
+    #[prost(uint64, tag = "6")]
+    pub limit: u64,
+}
+impl ::prost::Name for FdUse {
+    const NAME: &'static str = "FdUse";
+    const PACKAGE: &'static str = "why502.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "why502.v1.FdUse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/why502.v1.FdUse".into()
+    }
+}
+/// A cgroup's limit of processes refused a fork (pids.events, or the kernel's line).
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ForkRejected {
+    #[prost(string, tag = "1")]
+    pub cgroup: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub unit: ::prost::alloc::string::String,
+    /// pids.max
+    #[prost(uint64, optional, tag = "3")]
+    pub limit: ::core::option::Option<u64>,
+    #[prost(uint64, tag = "4")]
+    pub current: u64,
+    /// How often since the last such fact.
+    #[prost(uint64, tag = "5")]
+    pub count: u64,
+}
+impl ::prost::Name for ForkRejected {
+    const NAME: &'static str = "ForkRejected";
+    const PACKAGE: &'static str = "why502.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "why502.v1.ForkRejected".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/why502.v1.ForkRejected".into()
+    }
+}
+/// The CPU quota of a cgroup held its processes back (cpu.stat), over a period of at most 10 s.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CpuThrottled {
+    #[prost(string, tag = "1")]
+    pub cgroup: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub unit: ::prost::alloc::string::String,
+    /// Enforcement periods, and those in which it was throttled.
+    #[prost(uint64, tag = "3")]
+    pub periods: u64,
+    #[prost(uint64, tag = "4")]
+    pub throttled: u64,
+    #[prost(uint64, tag = "5")]
+    pub throttled_us: u64,
+    /// Quota for each 100 ms of time, in microseconds of CPU time.
+    #[prost(uint64, tag = "6")]
+    pub quota_us: u64,
+}
+impl ::prost::Name for CpuThrottled {
+    const NAME: &'static str = "CpuThrottled";
+    const PACKAGE: &'static str = "why502.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "why502.v1.CpuThrottled".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/why502.v1.CpuThrottled".into()
+    }
+}
+/// A file system has no room left, looked at when somebody says "No space left on device".
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FilesystemFull {
+    #[prost(string, tag = "1")]
+    pub mount: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub size_bytes: u64,
+    /// For those who are not root.
+    #[prost(uint64, tag = "3")]
+    pub available_bytes: u64,
+    #[prost(uint64, tag = "4")]
+    pub inodes: u64,
+    #[prost(uint64, tag = "5")]
+    pub inodes_free: u64,
+    /// There is room again.
+    #[prost(bool, tag = "6")]
+    pub ended: bool,
+    /// The unit whose words asked for the look.
+    #[prost(string, tag = "7")]
+    pub unit: ::prost::alloc::string::String,
+}
+impl ::prost::Name for FilesystemFull {
+    const NAME: &'static str = "FilesystemFull";
+    const PACKAGE: &'static str = "why502.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "why502.v1.FilesystemFull".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/why502.v1.FilesystemFull".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AgentStarted {
     #[prost(string, tag = "1")]
@@ -1869,6 +2253,112 @@ impl Fault {
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
+pub enum FirewallAction {
+    Unspecified = 0,
+    /// The packet vanishes: the one who connects waits until its timer ends.
+    Drop = 1,
+    /// Refused: a TCP reset or "port unreachable" (ECONNREFUSED).
+    Refuse = 2,
+    /// Another ICMP error: "host unreachable", "administratively prohibited" (EHOSTUNREACH).
+    Unreachable = 3,
+}
+impl FirewallAction {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "FIREWALL_ACTION_UNSPECIFIED",
+            Self::Drop => "FIREWALL_ACTION_DROP",
+            Self::Refuse => "FIREWALL_ACTION_REFUSE",
+            Self::Unreachable => "FIREWALL_ACTION_UNREACHABLE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FIREWALL_ACTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "FIREWALL_ACTION_DROP" => Some(Self::Drop),
+            "FIREWALL_ACTION_REFUSE" => Some(Self::Refuse),
+            "FIREWALL_ACTION_UNREACHABLE" => Some(Self::Unreachable),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum FirewallDirection {
+    Unspecified = 0,
+    /// To a socket that listens on this host.
+    In = 1,
+    /// From this host to an endpoint that one of its gateways declares.
+    Out = 2,
+}
+impl FirewallDirection {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "FIREWALL_DIRECTION_UNSPECIFIED",
+            Self::In => "FIREWALL_DIRECTION_IN",
+            Self::Out => "FIREWALL_DIRECTION_OUT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FIREWALL_DIRECTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "FIREWALL_DIRECTION_IN" => Some(Self::In),
+            "FIREWALL_DIRECTION_OUT" => Some(Self::Out),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RouteOutcome {
+    Unspecified = 0,
+    Reachable = 1,
+    /// No route (ENETUNREACH).
+    Missing = 2,
+    /// A route of type blackhole (EINVAL), prohibit (EACCES), unreachable (EHOSTUNREACH).
+    Blackhole = 3,
+    Prohibit = 4,
+    Unreachable = 5,
+}
+impl RouteOutcome {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ROUTE_OUTCOME_UNSPECIFIED",
+            Self::Reachable => "ROUTE_OUTCOME_REACHABLE",
+            Self::Missing => "ROUTE_OUTCOME_MISSING",
+            Self::Blackhole => "ROUTE_OUTCOME_BLACKHOLE",
+            Self::Prohibit => "ROUTE_OUTCOME_PROHIBIT",
+            Self::Unreachable => "ROUTE_OUTCOME_UNREACHABLE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ROUTE_OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
+            "ROUTE_OUTCOME_REACHABLE" => Some(Self::Reachable),
+            "ROUTE_OUTCOME_MISSING" => Some(Self::Missing),
+            "ROUTE_OUTCOME_BLACKHOLE" => Some(Self::Blackhole),
+            "ROUTE_OUTCOME_PROHIBIT" => Some(Self::Prohibit),
+            "ROUTE_OUTCOME_UNREACHABLE" => Some(Self::Unreachable),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
 pub enum Source {
     Unspecified = 0,
     Process = 1,
@@ -1879,6 +2369,8 @@ pub enum Source {
     Journal = 6,
     Gateway = 7,
     Host = 8,
+    /// Firewall rules, routes, neighbours, links, names.
+    Network = 9,
 }
 impl Source {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1896,6 +2388,7 @@ impl Source {
             Self::Journal => "SOURCE_JOURNAL",
             Self::Gateway => "SOURCE_GATEWAY",
             Self::Host => "SOURCE_HOST",
+            Self::Network => "SOURCE_NETWORK",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1910,6 +2403,7 @@ impl Source {
             "SOURCE_JOURNAL" => Some(Self::Journal),
             "SOURCE_GATEWAY" => Some(Self::Gateway),
             "SOURCE_HOST" => Some(Self::Host),
+            "SOURCE_NETWORK" => Some(Self::Network),
             _ => None,
         }
     }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::net::netlink::CONNECTOR;
 
-use super::netlink::{self, Received, Socket, messages, u16_at, u32_at, u64_at};
+use crate::source::netlink::{self, Received, Socket, messages, u16_at, u32_at, u64_at};
 
 /// `CN_IDX_PROC` and `CN_VAL_PROC`
 const PROC: u32 = 1;

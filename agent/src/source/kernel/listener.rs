@@ -10,7 +10,7 @@ use why502_proto::{Kind, v1};
 use super::facts::Facts;
 use super::owner::HOLDERS_MAX;
 use super::process::Process;
-use super::sock_diag::Socketed;
+use crate::source::sock_diag::Socketed;
 
 /// Listeners kept at once, some 300 B each.
 const LISTENERS_MAX: usize = 8192;

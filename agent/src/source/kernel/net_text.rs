@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::sock_diag::{Address, Socketed};
+use crate::source::sock_diag::{Address, Socketed};
 
 /// Reads the text of one file.
 type Parser = fn(&str) -> Vec<Socketed>;

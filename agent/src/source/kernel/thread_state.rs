@@ -16,7 +16,6 @@ use super::listener::Listeners;
 use super::memory::Memory;
 use super::pidfds::Pidfds;
 use super::process::Processes;
-use super::sock_diag::{Destroyed, SockDiag};
 use super::watch_host::HostSight;
 use super::watch_kmsg::LogSight;
 use super::watch_listener::Looks;
@@ -28,6 +27,7 @@ use super::watch_stall::StallSight;
 use super::watch_unix_path::PathSight;
 use crate::clock::Moment;
 use crate::observe::Observer;
+use crate::source::sock_diag::{Destroyed, SockDiag};
 use crate::source::{Interest, Roots};
 
 /// Events taken in one wake-up; the rest wakes us again at once.

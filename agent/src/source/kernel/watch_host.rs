@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use sysinfo::Networks;
 use why502_proto::{Kind, v1};
 
-use super::netlink::{Received, Socket};
 use super::thread_state::{Kernel, Task, Token};
+use crate::source::netlink::{Received, Socket};
 
 /// `RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR`, see rtnetlink(7).
 const GROUPS: u32 = 0x1 | 0x10 | 0x100;

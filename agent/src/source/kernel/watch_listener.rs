@@ -6,8 +6,8 @@ use why502_proto::v1;
 
 use super::owner;
 use super::process::Process;
-use super::sock_diag::Destroyed;
 use super::thread_state::{Kernel, Task, Token};
+use crate::source::sock_diag::Destroyed;
 
 /// A look at all listeners: 0.1 ms on most hosts.
 const LOOK_US: u64 = 1_000_000;

@@ -14,8 +14,8 @@ use why502_proto::v1;
 
 use super::net_text;
 use super::proc_file;
-use super::sock_diag::{Destroyed, SockDiag, Socketed};
 use super::thread_state::{Kernel, NAMESPACE_TOKENS, Task};
+use crate::source::sock_diag::{Destroyed, SockDiag, Socketed};
 
 /// Namespaces looked at; each may take two sockets.
 const NAMESPACES_MAX: usize = 128;

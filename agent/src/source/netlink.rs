@@ -4,7 +4,7 @@
 //! own length ends the walk.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
@@ -17,6 +17,8 @@ use rustix::net::{
 pub(super) const MESSAGE_ERROR: u16 = 2;
 /// `NLMSG_DONE`
 pub(super) const MESSAGE_DONE: u16 = 3;
+/// `NLM_F_REQUEST`
+pub(super) const FLAGS_REQUEST: u16 = 0x1;
 /// `NLM_F_REQUEST | NLM_F_DUMP`
 pub(super) const FLAGS_DUMP: u16 = 0x1 | 0x300;
 
@@ -137,6 +139,26 @@ impl Socket {
         }
     }
 
+    /// Takes all that waits, `max` datagrams at most, and hands each message to `each`. `true`: some were lost.
+    pub(super) fn drain(
+        &self,
+        max: usize,
+        buffer: &mut [u8],
+        mut each: impl FnMut(Message<'_>),
+    ) -> io::Result<bool> {
+        let mut lost = false;
+        for _ in 0..max {
+            match self.receive(buffer)? {
+                Received::Datagram(length) => {
+                    messages(buffer.get(..length).unwrap_or_default()).for_each(&mut each);
+                }
+                Received::Overrun => lost = true,
+                Received::Empty => break,
+            }
+        }
+        Ok(lost)
+    }
+
     /// Sends a dump request and hands every message of the answer to `each`. The kernel fills the answer within the
     /// calls, so an empty socket is its end.
     pub(super) fn dump(
@@ -165,6 +187,12 @@ impl Socket {
             }
         }
         Err(io::Error::other("the dump has no end"))
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 }
 

@@ -19,6 +19,8 @@ const AF_UNIX: u8 = 1;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
+/// `TCP_TIME_WAIT`
+const TIME_WAIT: u8 = 6;
 /// `sizeof(struct inet_diag_msg)`
 const INET_MSG: usize = 72;
 /// `INET_DIAG_SKV6ONLY`
@@ -158,6 +160,37 @@ impl SockDiag {
         self.tcp(&mut buffer, &mut found)?;
         self.unix(&mut buffer, &mut found)?;
         Ok(found)
+    }
+
+    /// Where TCP sockets listen, and whether only for IPv6.
+    pub(super) fn tcp_listeners(&self) -> io::Result<Vec<(SocketAddr, bool)>> {
+        let mut found = Vec::new();
+        self.tcp(&mut vec![0; BUFFER_BYTES], &mut found)?;
+        let tcp = |socket: Socketed| match socket.address {
+            Address::Tcp(address) => Some((address, socket.v6_only)),
+            Address::Path(_) | Address::Abstract(_) => None,
+        };
+        Ok(found.into_iter().filter_map(tcp).collect())
+    }
+
+    /// How many sockets have this peer, in any state but LISTEN, and how many of them are in TIME_WAIT.
+    pub(super) fn towards(&self, peer: SocketAddr) -> io::Result<(u32, u32)> {
+        let family = if peer.is_ipv4() { AF_INET } else { AF_INET6 };
+        let mut payload = vec![family, IPPROTO_TCP, 0, 0];
+        payload.extend((!LISTENING).to_ne_bytes());
+        // struct inet_diag_sockid: any; a dump does not filter by it.
+        payload.extend([0; 48]);
+        let (mut all, mut waiting) = (0, 0);
+        let request = netlink::request(BY_FAMILY, netlink::FLAGS_DUMP, &payload);
+        self.socket.dump(&request, &mut vec![0; BUFFER_BYTES], |message| {
+            let port = message.payload.get(6..8).map(|port| u16::from_be_bytes([port[0], port[1]]));
+            let address = message.payload.get(24..40).and_then(|bytes| ip(family, bytes));
+            if (port, address) == (Some(peer.port()), Some(peer.ip())) {
+                all += 1;
+                waiting += u32::from(message.payload.get(1) == Some(&TIME_WAIT));
+            }
+        })?;
+        Ok((all, waiting))
     }
 
     /// All listening TCP sockets, both families.
