@@ -294,7 +294,7 @@ impl Listener {
 mod tests {
     use expect_test::{Expect, expect};
 
-    use super::super::sock_diag::Address;
+    use crate::source::sock_diag::Address;
     use super::*;
     use crate::clock::Moment;
 
