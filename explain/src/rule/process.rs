@@ -391,8 +391,13 @@ fn starting_slow<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a>
         return Verdict::NoSign;
     }
     let planned = before.and_then(|death| snapshot.planned(host, death));
-    match (before, planned) {
-        (Some(death), None) if since_us - death.at_us <= STARTING_MAX_US && death.abnormal() => {
+    let ended = before.filter(|death| since_us - death.at_us <= STARTING_MAX_US);
+    match (ended, planned) {
+        // Nothing is slow yet: what runs before its main process does is part of the restart.
+        (Some(death), Some(Planned::Restart(_))) if matches!(run, Run::Starting { .. }) => {
+            cause.next(Effect::Down { host, unit, death: Some(death), during }).explained()
+        }
+        (Some(death), None) if death.abnormal() => {
             cause.next(Effect::Down { host, unit, death: Some(death), during }).explained()
         }
         _ => cause.explained(),

@@ -13,6 +13,8 @@ const STOP_TIMEOUT_US: i64 = 95_000_000;
 const UNIT_LAG_US: i64 = 1_000_000;
 /// How long systemd may take from the order to the death when nothing resists, and how far stamps differ.
 const ORDER_SLACK_US: i64 = 500_000;
+/// Lifetimes are told in milliseconds, and two sources date two ends.
+const LIFETIME_UNIT_US: i64 = 5_000;
 
 /// Whether a unit's main process runs.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +81,16 @@ impl Snapshot {
             .filter(|start| start.what.unit == unit && start.at_us() <= at_us)
             .filter(|start| !self.ended(host, start.what, at_us))
             .find(|start| after_death(start.at_us()));
+        // What runs before the main process does (ExecStartPre=) is of the unit too.
+        let waits = |state: &Said<'a, v1::UnitState>| {
+            state.what.active == "activating"
+                && state.what.sub != "auto-restart"
+                && state.what.main_pid == 0
+                && after_death(state.at_us())
+        };
+        let starting = state.filter(waits);
+        let started = started
+            .filter(|start| starting.is_none_or(|state| state.at_us() < start.at_us()));
         if let Some(start) = started {
             let since_us = if start.what.existing { i64::MIN } else { start.at_us() };
             return Run::Up { since_us, pid: start.what.pid, proof: start.seen };
@@ -97,8 +109,7 @@ impl Snapshot {
             let since_us = if since.what.existing { i64::MIN } else { since.at_us() };
             return Run::Up { since_us, pid: what.main_pid, proof: since.seen };
         }
-        let waits = what.active == "activating" && what.sub != "auto-restart";
-        if waits && what.main_pid == 0 && after_death(state.at_us()) {
+        if waits(&state) {
             return Run::Starting { since_us: state.at_us(), proof: state.seen };
         }
         if what.active == "active" && death.is_none() {
@@ -200,13 +211,15 @@ impl Snapshot {
         if job.what.job == "stop" {
             return started_us != i64::MIN && started_us > job.at_us() + ORDER_SLACK_US;
         }
-        if started_us != i64::MIN {
-            // The old process is older than the order; the new one is younger, even by a little.
-            return started_us > job.at_us();
+        let earlier = |earlier: &&Death| earlier.at_us >= job.at_us() - ORDER_SLACK_US;
+        let mut earlier = self.main_deaths(host, &death.unit, death.at_us - 1).filter(earlier);
+        if started_us == i64::MIN {
+            // No age is known: the first death after the order is the old process's.
+            return earlier.next().is_some();
         }
-        // No age is known: the first death after the order is the old process's.
-        self.main_deaths(host, &death.unit, death.at_us - 1)
-            .any(|earlier| earlier.at_us >= job.at_us() - ORDER_SLACK_US)
+        // The old process is older than the order; the new one is younger, or at least than the old one's end: the order
+        // may be heard of late.
+        started_us > job.at_us() || earlier.any(|old| old.at_us <= started_us + LIFETIME_UNIT_US)
     }
 
     /// A start job that followed a stop soon: together they are a restart.
