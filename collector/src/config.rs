@@ -38,6 +38,17 @@ pub enum ConfigError {
     Unfit(String),
 }
 
+impl ConfigError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "give a file that can be read with --config, or none",
+            Self::File { .. } => "mend the file; the packaged collector.toml documents every key",
+            Self::Unfit(_) => "see why502 serve --help, or the packaged collector.toml",
+        }
+    }
+}
+
 /// Contents of `collector.toml`. Every key is optional; an unknown one is an error.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
