@@ -200,7 +200,9 @@ impl<'a> Kernel<'a> {
         if self.sight.scanned == Some(true) {
             self.observer.seeing(Source::Process, "");
         }
-        self.observer.seeing(Source::Listener, "");
+        if !self.looks.failed {
+            self.observer.seeing(Source::Listener, "");
+        }
         self.tell_memory_sight();
     }
 
