@@ -6,6 +6,7 @@ use crate::verdict::Verdict;
 
 mod capacity;
 mod death;
+mod dns;
 mod ending;
 mod firewall;
 mod gateway;
@@ -20,6 +21,7 @@ mod port;
 mod process;
 mod start;
 mod systemd;
+mod tls;
 mod unix_socket;
 mod upstream;
 mod words;
@@ -56,7 +58,9 @@ const FAMILIES: &[&[Rule]] = &[
     listener::RULES,
     port::RULES,
     firewall::RULES,
+    dns::RULES,
     path::RULES,
+    tls::RULES,
     local::RULES,
     capacity::RULES,
     upstream::RULES,

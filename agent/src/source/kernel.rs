@@ -28,7 +28,7 @@ mod net_text;
 
 mod owner;
 mod pidfds;
-mod proc_file;
+pub(super) mod proc_file;
 mod process;
 mod quota;
 mod stall;
