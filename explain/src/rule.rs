@@ -11,6 +11,7 @@ mod ending;
 mod firewall;
 mod gateway;
 mod hung;
+mod limits;
 mod listener;
 mod local;
 mod memory;
@@ -47,7 +48,9 @@ pub struct Rule {
 /// Families in the order in which they are to be read: nearest to the root first, because of two causes that fit
 /// equally well the one that says more about what to mend comes first.
 const FAMILIES: &[&[Rule]] = &[
+    dns::RULES,
     memory::RULES,
+    limits::RULES,
     ending::RULES,
     start::RULES,
     systemd::RULES,
@@ -58,7 +61,6 @@ const FAMILIES: &[&[Rule]] = &[
     listener::RULES,
     port::RULES,
     firewall::RULES,
-    dns::RULES,
     path::RULES,
     tls::RULES,
     local::RULES,

@@ -36,6 +36,7 @@ mod thread_state;
 mod unix_path;
 mod watch_host;
 mod watch_kmsg;
+mod watch_limits;
 mod watch_listener;
 mod watch_memory;
 mod watch_namespace;

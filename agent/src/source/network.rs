@@ -20,7 +20,7 @@ use crate::source::netlink::{Received, Socket};
 mod compat;
 mod expression;
 mod firewall;
-mod limits;
+mod quotas;
 mod ranges;
 mod rtnetlink;
 mod ruleset;
@@ -31,6 +31,7 @@ mod watch_firewall;
 mod watch_paths;
 mod words;
 
+use quotas::Quotas;
 use symptoms::Symptoms;
 use watch_firewall::WatchFirewall;
 use watch_paths::WatchPaths;
@@ -50,7 +51,8 @@ pub async fn run(roots: Roots, observer: Observer) {
     let mut network = Network {
         firewall: WatchFirewall::start(&roots, &observer),
         paths: WatchPaths::start(&observer),
-        symptoms: Symptoms::new(roots, observer.clone()),
+        symptoms: Symptoms::new(roots.clone(), observer.clone()),
+        quotas: Quotas::new(roots, observer.clone()),
         observer,
         begun: Instant::now(),
     };
@@ -71,6 +73,7 @@ struct Network {
     firewall: WatchFirewall,
     paths: WatchPaths,
     symptoms: Symptoms,
+    quotas: Quotas,
     begun: Instant,
 }
 
@@ -99,11 +102,13 @@ impl Network {
                     }
                     if listeners {
                         firewall_due = firewall_due.or(soon);
+                        self.quotas.set_processes(notices.listening());
                     }
                     for symptom in &symptoms {
                         self.symptoms.act(symptom, notices);
                     }
                 }
+                () = reached(self.quotas.due()) => self.quotas.look(),
                 () = reached(due) => {
                     let now = Instant::now();
                     let is = |due: &mut Option<Due>| due.take_if(|due| due.when <= now);

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use why502_proto::v1::{AppEvent, Fault, RequestFailed};
 use why502_proto::{Kind, v1};
 
-use super::limits;
 use crate::observe::{Notices, Observer};
 use crate::source::Roots;
 use crate::source::gateway::names;
+use crate::source::limits;
 use crate::source::sock_diag::SockDiag;
 
 /// The same look is not taken again before.
@@ -40,6 +40,12 @@ impl Symptoms {
             Kind::AcceptQueue(queue) => self.count_files(queue.pid),
             Kind::AppServerEvent(said) if said.event() == AppEvent::FdsExhausted => {
                 self.count_files(said.pid);
+            }
+            Kind::AppServerEvent(said) if said.event() == AppEvent::ForkFailed => {
+                if self.may_look(&format!("forks {}", said.pid), PAUSE) {
+                    let looked = limits::forks_of(&self.roots, said.pid);
+                    looked.into_iter().for_each(|fact| self.observer.observe(fact));
+                }
             }
             _ => {}
         }
@@ -138,7 +144,6 @@ impl Symptoms {
                     endpoint,
                     addresses,
                     declared: vec![peer.clone()],
-                    error: String::new(),
                 }));
             }
         });
