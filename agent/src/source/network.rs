@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
-use why502_proto::v1;
+use why502_proto::{Kind, v1};
 
 use crate::clock::Moment;
 use crate::observe::{Noticed, Notices, Observer};
@@ -103,6 +103,10 @@ impl Network {
                     if listeners {
                         firewall_due = firewall_due.or(soon);
                         self.quotas.set_processes(notices.listening());
+                    }
+                    // Whoever is slow may be held back.
+                    if symptoms.iter().any(|symptom| matches!(symptom, Kind::AcceptQueue(_))) {
+                        self.quotas.search();
                     }
                     for symptom in &symptoms {
                         self.symptoms.act(symptom, notices);

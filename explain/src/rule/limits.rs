@@ -26,11 +26,16 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "fd.exhausted.origin",
         summary: "the service has no file descriptor left, and cannot take connections",
-        doc: "It listens and its accept queue fills: accept fails with EMFILE. Connect or header timeouts; some servers say \
-                \"Too many open files\".",
+        doc: "It listens and its accept queue fills: accept fails with EMFILE. Connect or header timeouts; where the handler \
+                itself fails to open a file, a connection that is closed. Some servers say \"Too many open files\".",
         check: "ls /proc/{pid}/fd | wc -l; grep 'open files' /proc/{pid}/limits",
         fix: "raise LimitNOFILE= of {unit}, or find what it leaves open: ls -l /proc/{pid}/fd",
-        applies_to: |effect| matches!(effect, Effect::Busy { .. } | Effect::NoAnswer { .. }),
+        applies_to: |effect| {
+            matches!(
+                effect,
+                Effect::Busy { .. } | Effect::NoAnswer { .. } | Effect::ConnectionLost { .. }
+            )
+        },
         judge: files,
     },
     Rule {
@@ -86,6 +91,23 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
+/// The last of them before the failure; else the first that came soon after, from somebody who was asked by it.
+fn nearest<'a, T>(
+    all: impl Iterator<Item = Said<'a, T>>,
+    during: Window,
+    holds_us: i64,
+) -> Option<Said<'a, T>> {
+    let mut before = None;
+    for said in all.filter(|said| during.from_us - holds_us <= said.at_us()) {
+        if said.at_us() > during.at_us {
+            let late = said.at_us() <= during.at_us.saturating_add(WORDS_LATE_US);
+            return before.or(late.then_some(said));
+        }
+        before = Some(said);
+    }
+    before
+}
+
 /// What a server of this unit said lately.
 fn complaint<'a>(
     snapshot: &'a Snapshot,
@@ -94,13 +116,10 @@ fn complaint<'a>(
     event: AppEvent,
     during: Window,
 ) -> Option<Said<'a, AppServerEvent>> {
-    snapshot.on::<AppServerEvent>(host).rfind(|said| {
-        said.what.event() == event
-            && !unit.is_empty()
-            && said.what.unit == unit
-            && during.from_us - HOLDS_US <= said.at_us()
-            && said.at_us() <= during.at_us.saturating_add(WORDS_LATE_US)
-    })
+    let own = snapshot
+        .on::<AppServerEvent>(host)
+        .filter(|said| said.what.event() == event && !unit.is_empty() && said.what.unit == unit);
+    nearest(own, during, HOLDS_US)
 }
 
 fn files<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
@@ -109,12 +128,11 @@ fn files<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
     };
     let during = effect.during();
     let said = complaint(snapshot, host, &listener.unit, AppEvent::FdsExhausted, during);
-    let counted = snapshot.on::<FdUse>(host).rfind(|counted| {
-        let mine = counted.what.pid == listener.pid
-            || (!listener.unit.is_empty() && counted.what.unit == listener.unit);
-        mine && during.from_us - HOLDS_US <= counted.at_us()
-            && counted.at_us() <= during.at_us.saturating_add(WORDS_LATE_US)
+    let own = snapshot.on::<FdUse>(host).filter(|counted| {
+        counted.what.pid == listener.pid
+            || (!listener.unit.is_empty() && counted.what.unit == listener.unit)
     });
+    let counted = nearest(own, during, HOLDS_US);
     let full = counted.filter(|counted| u64::from(counted.what.used) >= counted.what.limit);
     if said.is_none() && full.is_none() {
         return counted.map_or(Verdict::NoSign, |counted| Verdict::RuledOut {
@@ -149,12 +167,10 @@ fn forks<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
         return Verdict::NoSign;
     };
     let (during, unit) = (effect.during(), listener.unit.as_str());
-    let rejected = snapshot.on::<ForkRejected>(host).rfind(|rejected| {
-        !unit.is_empty()
-            && rejected.what.unit == unit
-            && during.from_us - HOLDS_US <= rejected.at_us()
-            && rejected.at_us() <= during.at_us.saturating_add(WORDS_LATE_US)
-    });
+    let own = snapshot
+        .on::<ForkRejected>(host)
+        .filter(|rejected| !unit.is_empty() && rejected.what.unit == unit);
+    let rejected = nearest(own, during, HOLDS_US);
     let Some(rejected) = rejected else { return Verdict::NoSign };
     let said = complaint(snapshot, host, unit, AppEvent::ForkFailed, during);
     let limit = rejected.what.limit.map_or_else(|| "its limit of".to_owned(), |l| l.to_string());
@@ -173,12 +189,9 @@ fn throttled<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
         return Verdict::NoSign;
     };
     let (during, unit) = (effect.during(), listener.unit.as_str());
-    let held = snapshot.on::<CpuThrottled>(host).rfind(|held| {
-        !unit.is_empty()
-            && held.what.unit == unit
-            && during.from_us - THROTTLED_HOLDS_US <= held.at_us()
-            && held.at_us() <= during.at_us.saturating_add(WORDS_LATE_US)
-    });
+    let own =
+        snapshot.on::<CpuThrottled>(host).filter(|held| !unit.is_empty() && held.what.unit == unit);
+    let held = nearest(own, during, THROTTLED_HOLDS_US);
     let Some(held) = held else { return Verdict::NoSign };
     if super::capacity::stands_still(snapshot, effect) {
         return Verdict::NoSign;

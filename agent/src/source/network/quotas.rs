@@ -56,7 +56,8 @@ impl Quotas {
         self.search();
     }
 
-    fn search(&mut self) {
+    /// Looks for quotas that were not there before.
+    pub(super) fn search(&mut self) {
         self.searched = Instant::now();
         let pids = &self.pids;
         let members = pids.iter().filter_map(|pid| proc_file::member(&self.roots.proc, *pid).ok());
@@ -74,7 +75,7 @@ impl Quotas {
 
     pub(super) fn look(&mut self) {
         self.looked = Instant::now();
-        if self.searched.elapsed() >= SEARCH {
+        if self.watched.is_empty() || self.searched.elapsed() >= SEARCH {
             self.search();
         }
         let mut gone = Vec::new();
