@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod gateway;
 pub mod journal;
 pub mod kernel;
+mod limits;
 mod netlink;
 pub mod network;
 mod sock_diag;

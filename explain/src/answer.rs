@@ -220,6 +220,8 @@ fn clause(asked: &Asked<'_>) -> String {
         (Phase::Connect, Fault::Enoent) => format!("{short} is not there"),
         (Phase::Connect, Fault::Eacces) => format!("{short} is closed to the gateway"),
         (Phase::Connect, Fault::Eagain) => format!("{short} takes no more connections"),
+        (Phase::Resolve, _) => format!("requests to {} fail", what.route),
+        (Phase::Tls, _) => format!("the TLS handshake with {short} fails"),
         (_, Fault::Timeout) => format!("{short} does not answer in time"),
         (_, Fault::Relayed) => format!("{short} answers with an error of its own"),
         (_, Fault::Closed | Fault::Econnreset | Fault::Epipe) => {

@@ -6,10 +6,12 @@ use crate::verdict::Verdict;
 
 mod capacity;
 mod death;
+mod dns;
 mod ending;
 mod firewall;
 mod gateway;
 mod hung;
+mod limits;
 mod listener;
 mod local;
 mod memory;
@@ -20,6 +22,7 @@ mod port;
 mod process;
 mod start;
 mod systemd;
+mod tls;
 mod unix_socket;
 mod upstream;
 mod words;
@@ -45,7 +48,9 @@ pub struct Rule {
 /// Families in the order in which they are to be read: nearest to the root first, because of two causes that fit
 /// equally well the one that says more about what to mend comes first.
 const FAMILIES: &[&[Rule]] = &[
+    dns::RULES,
     memory::RULES,
+    limits::RULES,
     ending::RULES,
     start::RULES,
     systemd::RULES,
@@ -57,6 +62,7 @@ const FAMILIES: &[&[Rule]] = &[
     port::RULES,
     firewall::RULES,
     path::RULES,
+    tls::RULES,
     local::RULES,
     capacity::RULES,
     upstream::RULES,

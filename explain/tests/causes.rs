@@ -212,7 +212,7 @@ fn time_outs_by_who_holds_the_queue() {
         &[SERVED, full, stopped, &connect],
         "observed proven: accept_queue.overflow <- process.hung.stopped",
     );
-    check(&[SERVED, &connect], "unknown, app-1:network gw-1:network not seen");
+    check(&[SERVED, &connect], "unknown, gw-1:kernel_log app-1:network gw-1:network not seen");
 }
 
 #[test]

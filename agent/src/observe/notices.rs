@@ -1,7 +1,7 @@
 //! What one source saw that another one acts on: endpoints, failures, listeners. The second way out of the one queue,
 //! for sources that look only when something asks for it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -11,6 +11,9 @@ use why502_proto::{Kind, v1};
 const ENDPOINTS_MAX: usize = 4096;
 /// Symptoms that wait; they repeat every second for as long as they last, so the oldest may go.
 const SYMPTOMS_MAX: usize = 256;
+
+/// Listeners that are kept; most hosts have some dozens.
+const LISTENERS_MAX: usize = 4096;
 
 /// What names an endpoint: instance, route, address as declared.
 type Endpoint = (String, String, String);
@@ -25,6 +28,8 @@ pub struct Notices {
 #[derive(Debug, Default)]
 struct Kept {
     endpoints: BTreeMap<Endpoint, v1::EndpointDeclared>,
+    /// Who holds each listener, by address and network namespace.
+    listening: BTreeMap<(String, u64), u32>,
     noticed: Noticed,
 }
 
@@ -65,7 +70,10 @@ impl Notices {
                 }
                 kept.noticed.symptoms.push_back(kind.clone());
             }
-            _ => kept.noticed.listeners = true,
+            other => {
+                kept.noticed.listeners = true;
+                kept.listener(other);
+            }
         }
         self.woken.notify_one();
     }
@@ -76,10 +84,33 @@ impl Notices {
         std::mem::take(&mut self.kept.lock().unwrap_or_else(PoisonError::into_inner).noticed)
     }
 
+    /// Processes that listen.
+    pub fn listening(&self) -> BTreeSet<u32> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.listening.values().copied().collect()
+    }
+
     /// All endpoints that are declared now.
     pub fn endpoints(&self) -> Vec<v1::EndpointDeclared> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.endpoints.values().cloned().collect()
+    }
+}
+
+impl Kept {
+    fn listener(&mut self, kind: &Kind) {
+        match kind {
+            Kind::ListenerOpened(opened) if opened.pid != 0 => {
+                let key = (opened.address.clone(), opened.netns);
+                if self.listening.len() < LISTENERS_MAX || self.listening.contains_key(&key) {
+                    self.listening.insert(key, opened.pid);
+                }
+            }
+            Kind::ListenerClosed(closed) if closed.last => {
+                self.listening.remove(&(closed.address.clone(), closed.netns));
+            }
+            _ => {}
+        }
     }
 }
 
@@ -90,11 +121,9 @@ fn key(instance: &str, route: &str, endpoint: &str) -> Endpoint {
 fn matters(kind: &Kind) -> bool {
     match kind {
         Kind::AcceptQueue(queue) => queue.depth > 0,
-        Kind::ListenerOpened(v1::ListenerOpened { address, netns, .. })
-        | Kind::ListenerClosed(v1::ListenerClosed { address, netns, .. }) => {
-            *netns == 0 && !address.starts_with("unix:")
-        }
-        Kind::EndpointDeclared(_)
+        Kind::ListenerOpened(_)
+        | Kind::ListenerClosed(_)
+        | Kind::EndpointDeclared(_)
         | Kind::EndpointWithdrawn(_)
         | Kind::RequestFailed(_)
         | Kind::AppServerEvent(_)

@@ -30,7 +30,7 @@ mod net_text;
 
 mod owner;
 mod pidfds;
-mod proc_file;
+pub(super) mod proc_file;
 mod process;
 mod quota;
 mod stall;
@@ -38,6 +38,7 @@ mod thread_state;
 mod unix_path;
 mod watch_host;
 mod watch_kmsg;
+mod watch_limits;
 mod watch_listener;
 mod watch_memory;
 mod watch_namespace;

@@ -3,7 +3,6 @@
 //! Everything is read once and then only when the kernel says that it changed, so an idle host costs nothing. Costly
 //! looks (sockets towards one address, names) are taken only when a request failed in a way that asks for them.
 
-use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
 use std::sync::Arc;
@@ -11,8 +10,9 @@ use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
-use why502_proto::v1;
+use why502_proto::{Kind, v1};
 
+use crate::clock::Moment;
 use crate::observe::{Noticed, Notices, Observer};
 use crate::source::Roots;
 use crate::source::netlink::{Received, Socket};
@@ -20,6 +20,7 @@ use crate::source::netlink::{Received, Socket};
 mod compat;
 mod expression;
 mod firewall;
+mod quotas;
 mod ranges;
 mod rtnetlink;
 mod ruleset;
@@ -30,6 +31,7 @@ mod watch_firewall;
 mod watch_paths;
 mod words;
 
+use quotas::Quotas;
 use symptoms::Symptoms;
 use watch_firewall::WatchFirewall;
 use watch_paths::WatchPaths;
@@ -49,13 +51,21 @@ pub async fn run(roots: Roots, observer: Observer) {
     let mut network = Network {
         firewall: WatchFirewall::start(&roots, &observer),
         paths: WatchPaths::start(&observer),
-        symptoms: Symptoms::new(roots, observer.clone()),
+        symptoms: Symptoms::new(roots.clone(), observer.clone()),
+        quotas: Quotas::new(roots, observer.clone()),
         observer,
         begun: Instant::now(),
     };
-    network.look(true, true);
+    network.look(Moment::now(), true);
     network.observer.seeing(v1::Source::Network, "");
     network.run(&notices).await;
+}
+
+/// A look that is to be taken, and when what asks for it was noticed.
+#[derive(Clone, Copy)]
+struct Due {
+    when: Instant,
+    noticed: Moment,
 }
 
 struct Network {
@@ -63,18 +73,20 @@ struct Network {
     firewall: WatchFirewall,
     paths: WatchPaths,
     symptoms: Symptoms,
+    quotas: Quotas,
     begun: Instant,
 }
 
 impl Network {
     async fn run(&mut self, notices: &Arc<Notices>) {
-        let mut firewall_due: Option<Instant> = None;
-        let mut paths_due: Option<Instant> = None;
+        let mut firewall_due: Option<Due> = None;
+        let mut paths_due: Option<Due> = None;
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
             let count_due = self.firewall.count_due();
-            let due = [firewall_due, paths_due, count_due].into_iter().flatten().min();
-            let soon = Some(Instant::now() + SETTLE);
+            let dues = [firewall_due, paths_due].into_iter().flatten().map(|due| due.when);
+            let due = dues.chain(count_due).min();
+            let soon = Some(Due { when: Instant::now() + SETTLE, noticed: Moment::now() });
             tokio::select! {
                 () = drained(self.firewall.notices()) => firewall_due = firewall_due.or(soon),
                 routed = self.paths.changed(&mut buffer) => {
@@ -90,35 +102,40 @@ impl Network {
                     }
                     if listeners {
                         firewall_due = firewall_due.or(soon);
+                        self.quotas.set_processes(notices.listening());
                     }
-                    self.act(symptoms, notices).await;
+                    // Whoever is slow may be held back.
+                    if symptoms.iter().any(|symptom| matches!(symptom, Kind::AcceptQueue(_))) {
+                        self.quotas.search();
+                    }
+                    for symptom in &symptoms {
+                        self.symptoms.act(symptom, notices);
+                    }
                 }
+                () = reached(self.quotas.due()) => self.quotas.look(),
                 () = reached(due) => {
                     let now = Instant::now();
-                    let is = |due: &mut Option<Instant>| due.take_if(|due| *due <= now).is_some();
-                    let paths = is(&mut paths_due);
+                    let is = |due: &mut Option<Due>| due.take_if(|due| due.when <= now);
+                    let (rules, paths) = (is(&mut firewall_due), is(&mut paths_due));
                     let counts = count_due.is_some_and(|due| due <= now);
                     // Another way may leave by another interface, which rules may ask for.
-                    self.look(is(&mut firewall_due) || paths || counts, paths);
+                    if let Some(at) = rules.or(paths).map(|due| due.noticed) {
+                        self.look(at, paths.is_some());
+                    } else if counts {
+                        self.look(Moment::now(), false);
+                    }
                 }
             }
         }
     }
 
-    fn look(&mut self, firewall: bool, paths: bool) {
+    /// `at`: when the kernel gave notice.
+    fn look(&mut self, at: Moment, paths: bool) {
         let existing = self.begun.elapsed() < FIRST;
         if paths {
-            self.paths.look(existing, &self.observer);
+            self.paths.look(at, existing, &self.observer);
         }
-        if firewall {
-            self.firewall.look(&self.paths, existing, &self.observer);
-        }
-    }
-
-    async fn act(&mut self, symptoms: VecDeque<why502_proto::Kind>, notices: &Arc<Notices>) {
-        for symptom in symptoms {
-            self.symptoms.act(&symptom, notices).await;
-        }
+        self.firewall.look(&self.paths, at, existing, &self.observer);
     }
 }
 

@@ -10,6 +10,8 @@ use crate::store::{Committed, Store, StoreError};
 /// Endpoints of one gateway that no configuration declares and only failures name, the newest. The declared ones are
 /// as many as the configuration has.
 const FELT_MAX: usize = 256;
+/// Addresses that somebody had; beyond it new ones are forgotten at once.
+const LOST_MAX: usize = 4096;
 /// Hosts that one gateway is explained from: each costs a window of facts.
 const HOSTS_PER_GATEWAY_MAX: usize = 256;
 
@@ -20,6 +22,8 @@ pub struct Scopes {
     addresses: BTreeMap<String, BTreeSet<String>>,
     /// The boot of each host that its addresses and endpoints are of.
     hosts: BTreeMap<String, String>,
+    /// Hosts that had an address which nobody has now: a gateway may still go there.
+    lost: BTreeMap<String, BTreeSet<String>>,
     gateways: BTreeMap<String, Gateway>,
 }
 
@@ -100,10 +104,9 @@ impl Scopes {
 
     /// Hosts at an address or of a name; none if the gateway has the address itself.
     fn at(&self, place: &str, gateway: &str) -> Option<&BTreeSet<String>> {
-        if let Some(hosts) = self.addresses.get(place) {
-            return (!hosts.contains(gateway)).then_some(hosts);
-        }
-        None
+        let has = self.addresses.get(place).filter(|hosts| !hosts.is_empty());
+        let hosts = has.or_else(|| self.lost.get(place))?;
+        (!hosts.contains(gateway)).then_some(hosts)
     }
 
     fn take(&mut self, seen: &Seen) -> bool {
@@ -112,13 +115,17 @@ impl Scopes {
             Kind::HostAddress(address) => {
                 self.addresses.entry(address.address.clone()).or_default().insert(host.clone())
             }
-            Kind::HostAddressGone(address) => {
-                let Some(hosts) = self.addresses.get_mut(&address.address) else { return false };
-                let gone = hosts.remove(host);
-                if hosts.is_empty() {
-                    self.addresses.remove(&address.address);
+            Kind::HostAddressGone(gone) => {
+                let address = &gone.address;
+                let had = self.addresses.get_mut(address).is_some_and(|h| h.remove(host));
+                if had && (self.lost.len() < LOST_MAX || self.lost.contains_key(address)) {
+                    self.lost.entry(address.clone()).or_default().insert(host.clone());
                 }
-                gone
+                let empty = self.addresses.get(address).is_some_and(BTreeSet::is_empty);
+                if empty {
+                    self.addresses.remove(address);
+                }
+                had
             }
             Kind::GatewaySeen(_) => {
                 let new = !self.gateways.contains_key(host);

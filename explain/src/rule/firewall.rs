@@ -12,8 +12,8 @@ use crate::verdict::{Blind, Cause, Confidence, Verdict, blind};
 const RULES_PART: &str = "firewall";
 /// A connect that timed out may have begun so long before: nginx waits 60 s by default.
 const CONNECT_BEGAN_US: i64 = 61_000_000;
-/// Rules are read this soon after they changed.
-const READ_LATE_US: i64 = 500_000;
+/// The kernel's notice of a change is read this soon after what it does to connections.
+const READ_LATE_US: i64 = 150_000;
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -70,7 +70,7 @@ fn standing<'a>(
 ) -> Option<Barrier<'a>> {
     let destination = place.address.tcp()?.ip();
     let from = snapshot.leaves_from(place.gateway, destination, during.at_us);
-    let to_us = during.to_us.saturating_add(READ_LATE_US);
+    let to_us = during.at_us.saturating_add(READ_LATE_US);
     snapshot
         .barriers(host, during.from_us, to_us)
         .into_iter()

@@ -12,8 +12,8 @@ use crate::effect::Effect;
 use crate::snapshot::{Located, Place, Said, Snapshot, Window};
 use crate::verdict::{Cause, Confidence, Verdict};
 
-/// Routes and links are read this soon after they changed.
-const READ_LATE_US: i64 = 500_000;
+/// The kernel's notice of a change is read this soon after what it does to connections.
+const READ_LATE_US: i64 = 150_000;
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -110,7 +110,7 @@ fn failed(effect: &Effect<'_>, fault: Fault) -> bool {
 /// The states of something that held at some moment of the window, newest last.
 fn held<'a, T>(all: impl Iterator<Item = Said<'a, T>>, during: Window) -> Vec<Said<'a, T>> {
     let mut held: Vec<Said<'a, T>> = Vec::new();
-    for said in all.filter(|said| said.at_us() <= during.to_us.saturating_add(READ_LATE_US)) {
+    for said in all.filter(|said| said.at_us() <= during.at_us.saturating_add(READ_LATE_US)) {
         if said.at_us() <= during.from_us {
             held.clear();
         }
@@ -226,7 +226,8 @@ fn host_down<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
     );
     Cause::new(host, hop.at_us().min(silent.at_us()), Confidence::Likely, what)
         .text(text)
-        .because([hop.seen, silent.seen])
+        // The silence is the collector's own word, of no host of the chain.
+        .because([hop.seen])
         .name("host", host)
         .name("address", place.owner_name())
         .explained()

@@ -66,7 +66,6 @@ kinds![
     EphemeralPorts,
     FactsDropped,
     FdUse,
-    FilesystemFull,
     FirewallBlock,
     FirewallBlockGone,
     ForkRejected,

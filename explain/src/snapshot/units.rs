@@ -89,8 +89,8 @@ impl Snapshot {
                 && after_death(state.at_us())
         };
         let starting = state.filter(waits);
-        let started = started
-            .filter(|start| starting.is_none_or(|state| state.at_us() < start.at_us()));
+        let started =
+            started.filter(|start| starting.is_none_or(|state| state.at_us() < start.at_us()));
         if let Some(start) = started {
             let since_us = if start.what.existing { i64::MIN } else { start.at_us() };
             return Run::Up { since_us, pid: start.what.pid, proof: start.seen };

@@ -16,7 +16,7 @@ pub struct Fact {
     /// 100 network, 120 container, 130 supervisor, 140 limits, 150 change, 160 probe, 170 host and agent.
     #[prost(
         oneof = "fact::Kind",
-        tags = "10, 11, 12, 13, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 60, 61, 62, 70, 71, 72, 73, 74, 75, 76, 77, 78, 100, 101, 102, 103, 104, 105, 106, 107, 108, 140, 141, 142, 143, 170, 171, 172, 173, 174, 175, 176, 177, 178"
+        tags = "10, 11, 12, 13, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 60, 61, 62, 70, 71, 72, 73, 74, 75, 76, 77, 78, 100, 101, 102, 103, 104, 105, 106, 107, 108, 140, 141, 142, 170, 171, 172, 173, 174, 175, 176, 177, 178"
     )]
     pub kind: ::core::option::Option<fact::Kind>,
 }
@@ -120,8 +120,6 @@ pub mod fact {
         ForkRejected(super::ForkRejected),
         #[prost(message, tag = "142")]
         CpuThrottled(super::CpuThrottled),
-        #[prost(message, tag = "143")]
-        FilesystemFull(super::FilesystemFull),
         #[prost(message, tag = "170")]
         AgentStarted(super::AgentStarted),
         #[prost(message, tag = "171")]
@@ -1425,8 +1423,8 @@ impl ::prost::Name for EphemeralPorts {
         "/why502.v1.EphemeralPorts".into()
     }
 }
-/// A name that a gateway of this host declares resolves to other addresses than those it was declared with, or to none;
-/// or to the same again. Looked up with the host's resolver, after a request to it failed.
+/// A name that a gateway of this host declares leads to other addresses now than the one to which a request just failed.
+/// Looked up with the host's resolver after the failure.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NameResolved {
     #[prost(string, tag = "1")]
@@ -1436,12 +1434,9 @@ pub struct NameResolved {
     pub endpoint: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "3")]
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// What the gateway runs with.
+    /// Where the gateway went.
     #[prost(string, repeated, tag = "4")]
     pub declared: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Why there is none: "Name or service not known".
-    #[prost(string, tag = "5")]
-    pub error: ::prost::alloc::string::String,
 }
 impl ::prost::Name for NameResolved {
     const NAME: &'static str = "NameResolved";
@@ -1553,37 +1548,6 @@ impl ::prost::Name for CpuThrottled {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/why502.v1.CpuThrottled".into()
-    }
-}
-/// A file system has no room left, looked at when somebody says "No space left on device".
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct FilesystemFull {
-    #[prost(string, tag = "1")]
-    pub mount: ::prost::alloc::string::String,
-    #[prost(uint64, tag = "2")]
-    pub size_bytes: u64,
-    /// For those who are not root.
-    #[prost(uint64, tag = "3")]
-    pub available_bytes: u64,
-    #[prost(uint64, tag = "4")]
-    pub inodes: u64,
-    #[prost(uint64, tag = "5")]
-    pub inodes_free: u64,
-    /// There is room again.
-    #[prost(bool, tag = "6")]
-    pub ended: bool,
-    /// The unit whose words asked for the look.
-    #[prost(string, tag = "7")]
-    pub unit: ::prost::alloc::string::String,
-}
-impl ::prost::Name for FilesystemFull {
-    const NAME: &'static str = "FilesystemFull";
-    const PACKAGE: &'static str = "why502.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "why502.v1.FilesystemFull".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/why502.v1.FilesystemFull".into()
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

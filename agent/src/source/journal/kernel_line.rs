@@ -65,6 +65,8 @@ impl KernelLines {
                     ..v1::CrashReported::default()
                 }))
             }
+            // Their counters tell more, and only who reads the log itself looks at those.
+            Line::TableFull { .. } | Line::ForkRejected { .. } => None,
         }
     }
 }

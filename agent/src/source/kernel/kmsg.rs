@@ -10,6 +10,11 @@ pub(in crate::source) enum Line {
     OomKilled { in_cgroup: bool, pid: u32, comm: String, anon_rss_kib: u64 },
     /// A segfault or a trap of a user process; `text` is what stands behind the process.
     Crashed { pid: u32, comm: String, signal: u32, text: String },
+    /// `nf_conntrack: table full, dropping packet`; newer kernels name the network namespace, by its inode, where it is
+    /// not the first.
+    TableFull { netns: Option<u64> },
+    /// `cgroup: fork rejected by pids controller in /path`, once for each cgroup.
+    ForkRejected { cgroup: String },
 }
 
 /// The summary line of the out-of-memory killer.
@@ -66,10 +71,25 @@ pub(in crate::source) fn parse(text: &str) -> Option<Line> {
     if in_cgroup || text.starts_with("Out of memory") {
         return killed(text, in_cgroup);
     }
+    if let Some(rest) = text.strip_prefix("nf_conntrack: ") {
+        return table_full(rest.strip_prefix("nf_conntrack: ").unwrap_or(rest));
+    }
+    if let Some(path) = text.strip_prefix("cgroup: fork rejected by pids controller in ") {
+        return Some(Line::ForkRejected { cgroup: path.trim().to_owned() });
+    }
     match text.strip_prefix("traps: ") {
         Some(trap) => crashed(trap, trap_signal),
         None => crashed(text, |what| what.starts_with("segfault at ").then_some(SIGSEGV)),
     }
+}
+
+fn table_full(text: &str) -> Option<Line> {
+    let rest = text.strip_prefix("table full")?;
+    let netns = rest
+        .trim_start()
+        .strip_prefix("in netns ")
+        .and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());
+    rest.ends_with("dropping packet").then_some(Line::TableFull { netns })
 }
 
 fn chosen(fields: &str) -> Option<Chosen> {
@@ -189,6 +209,19 @@ mod tests {
         ] {
             assert_eq!(parse(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn limits_that_were_reached() {
+        let full = |netns| Some(Line::TableFull { netns });
+        assert_eq!(parse("nf_conntrack: nf_conntrack: table full, dropping packet"), full(None));
+        assert_eq!(parse("nf_conntrack: table full, dropping packet."), None);
+        let named = "nf_conntrack: nf_conntrack: table full in netns 4026532177, dropping packet";
+        assert_eq!(parse(named), full(Some(4_026_532_177)));
+        assert_eq!(parse("nf_conntrack: default automatic helper assignment"), None);
+        let line = "cgroup: fork rejected by pids controller in /system.slice/api.service";
+        let cgroup = "/system.slice/api.service".to_owned();
+        assert_eq!(parse(line), Some(Line::ForkRejected { cgroup }));
     }
 
     #[test]

@@ -16,8 +16,8 @@ const LONG_BYTES_MAX: usize = 3 << 20;
 
 /// What /proc/PID/stat tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stat {
-    pub(super) comm: String,
+pub(in crate::source) struct Stat {
+    pub(in crate::source) comm: String,
     /// `R`, `S`, `D`, `T`, `t`, `Z`, ...
     pub(super) state: u8,
     pub(super) ppid: u32,
@@ -25,7 +25,7 @@ pub(super) struct Stat {
     pub(super) cpu_ticks: u64,
     pub(super) threads: u32,
     /// Boot time of the start.
-    pub(super) started_us: u64,
+    pub(in crate::source) started_us: u64,
     /// As wait(2) gives it; 0 also where the reader may not know.
     pub(super) exit_code: u32,
 }
@@ -88,13 +88,13 @@ fn read_bounded(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
 }
 
 /// /proc/PID/stat of a process that is there.
-pub(super) fn stat(proc: &Path, pid: u32) -> io::Result<Stat> {
+pub(in crate::source) fn stat(proc: &Path, pid: u32) -> io::Result<Stat> {
     let text = read(&proc.join(format!("{pid}/stat")))?;
     parse_stat(&text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
 /// Unit and container of a process that is there.
-pub(super) fn member(proc: &Path, pid: u32) -> io::Result<Membership> {
+pub(in crate::source) fn member(proc: &Path, pid: u32) -> io::Result<Membership> {
     let text = read(&proc.join(format!("{pid}/cgroup")))?;
     Ok(membership(&String::from_utf8_lossy(&text)))
 }

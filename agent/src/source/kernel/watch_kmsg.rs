@@ -43,6 +43,8 @@ pub(super) struct LogSight {
     waiting: VecDeque<(u64, Line, Chosen)>,
     /// Deaths of this host by a signal: when, which, whose.
     deaths: VecDeque<(u64, u32, Process)>,
+    /// When the full table was said last.
+    pub(super) table_full_us: u64,
 }
 
 impl Kernel<'_> {
@@ -122,6 +124,8 @@ impl Kernel<'_> {
                 self.say_or_wait(line, chosen.unwrap_or_default());
             }
             Line::Crashed { .. } => self.say_or_wait(line, Chosen::default()),
+            Line::TableFull { netns } => self.table_full(netns),
+            Line::ForkRejected { cgroup } => self.fork_rejected(&cgroup),
         }
     }
 
@@ -191,7 +195,7 @@ impl Kernel<'_> {
                     witness: v1::Witness::KernelLog.into(),
                 })
             }
-            Line::OomChosen(_) => return true,
+            _ => return true,
         };
         self.facts.say_at(at_us, kind);
         true
@@ -218,7 +222,7 @@ impl Kernel<'_> {
     }
 
     /// The longest end of a path that is a memory cgroup of this host, or was one when its victim died.
-    fn own_path(&self, path: &str, at_us: u64) -> Option<String> {
+    pub(super) fn own_path(&self, path: &str, at_us: u64) -> Option<String> {
         if self.log_sight.first_cgroups {
             return Some(path.to_owned());
         }

@@ -1,27 +1,31 @@
 //! Looks that a symptom asks for, each at most once in a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use why502_proto::v1::Fault;
+use why502_proto::v1::{AppEvent, Fault, RequestFailed};
 use why502_proto::{Kind, v1};
 
 use crate::observe::{Notices, Observer};
 use crate::source::Roots;
+use crate::source::gateway::names;
+use crate::source::limits;
 use crate::source::sock_diag::SockDiag;
 
 /// The same look is not taken again before.
 const PAUSE: Duration = Duration::from_secs(5);
+/// A name is not looked up again before.
+const PAUSE_NAME: Duration = Duration::from_secs(15);
 /// Looks that are remembered.
 const LOOKS_MAX: usize = 1024;
 
 pub(super) struct Symptoms {
     roots: Roots,
     observer: Observer,
-    /// When each look was taken last.
+    /// Until when each look is not to be taken again.
     looked: BTreeMap<String, Instant>,
 }
 
@@ -30,26 +34,63 @@ impl Symptoms {
         Self { roots, observer, looked: BTreeMap::new() }
     }
 
-    pub(super) async fn act(&mut self, symptom: &Kind, _notices: &Arc<Notices>) {
-        let Kind::RequestFailed(failed) = symptom else { return };
-        if failed.fault() == Fault::Eaddrnotavail
-            && let Ok(peer) = failed.endpoint.parse::<SocketAddr>()
-            && self.may_look(&failed.endpoint)
-        {
-            self.count_ports(peer);
+    pub(super) fn act(&mut self, symptom: &Kind, notices: &Arc<Notices>) {
+        match symptom {
+            Kind::RequestFailed(failed) => self.failed(failed, notices),
+            Kind::AcceptQueue(queue) => self.count_files(queue.pid),
+            Kind::AppServerEvent(said) if said.event() == AppEvent::FdsExhausted => {
+                self.count_files(said.pid);
+            }
+            Kind::AppServerEvent(said) if said.event() == AppEvent::ForkFailed => {
+                if self.may_look(&format!("forks {}", said.pid), PAUSE) {
+                    let looked = limits::forks_of(&self.roots, said.pid);
+                    looked.into_iter().for_each(|fact| self.observer.observe(fact));
+                }
+            }
+            _ => {}
         }
     }
 
-    fn may_look(&mut self, what: &str) -> bool {
+    fn failed(&mut self, failed: &RequestFailed, notices: &Arc<Notices>) {
+        let Ok(peer) = failed.endpoint.parse::<SocketAddr>() else { return };
+        match failed.fault() {
+            Fault::Eaddrnotavail if self.may_look(&format!("ports {peer}"), PAUSE) => {
+                self.count_ports(peer);
+            }
+            Fault::Econnrefused
+            | Fault::Ehostunreach
+            | Fault::Enetunreach
+            | Fault::Timeout
+            | Fault::Unspecified
+                if failed.phase() == v1::Phase::Connect =>
+            {
+                self.ask_names(failed, peer, notices);
+            }
+            _ => {}
+        }
+    }
+
+    fn may_look(&mut self, what: &str, pause: Duration) -> bool {
         let now = Instant::now();
-        if self.looked.get(what).is_some_and(|last| now.duration_since(*last) < PAUSE) {
+        if self.looked.get(what).is_some_and(|until| now < *until) {
             return false;
         }
         if self.looked.len() >= LOOKS_MAX {
-            self.looked.retain(|_, last| now.duration_since(*last) < PAUSE);
+            self.looked.retain(|_, until| now < *until);
         }
-        self.looked.insert(what.to_owned(), now);
-        true
+        // A flood of different symptoms waits for the next pause.
+        let room = self.looked.len() < LOOKS_MAX;
+        if room {
+            self.looked.insert(what.to_owned(), now + pause);
+        }
+        room
+    }
+
+    fn count_files(&mut self, pid: u32) {
+        if pid != 0 && self.may_look(&format!("files {pid}"), PAUSE) {
+            let looked = limits::files(&self.roots.proc, pid);
+            looked.into_iter().for_each(|fact| self.observer.observe(fact));
+        }
     }
 
     fn count_ports(&self, peer: SocketAddr) {
@@ -67,5 +108,44 @@ impl Symptoms {
             range_first: first,
             range_last: last,
         }));
+    }
+
+    /// Looks where the names lead now that may have led to this peer.
+    fn ask_names(&mut self, failed: &RequestFailed, peer: SocketAddr, notices: &Arc<Notices>) {
+        let mut asked = BTreeSet::new();
+        for declared in notices.endpoints() {
+            let name = &declared.endpoint;
+            let Some((host, port)) = name.rsplit_once(':') else { continue };
+            let is_name = name.parse::<SocketAddr>().is_err() && host != "unix";
+            let led = declared.addresses.contains(&failed.endpoint);
+            // The agent may have resolved it later than the gateway did.
+            let may_have = declared.route == failed.route && port.parse() == Ok(peer.port());
+            if declared.instance == failed.instance
+                && is_name
+                && (led || may_have)
+                && self.may_look(&format!("name {name}"), PAUSE_NAME)
+            {
+                asked.insert(name.clone());
+            }
+        }
+        if asked.is_empty() {
+            return;
+        }
+        let (observer, instance, peer) =
+            (self.observer.clone(), failed.instance.clone(), failed.endpoint.clone());
+        tokio::task::spawn_local(async move {
+            let found = names::resolve(asked).await;
+            for (endpoint, addresses) in found {
+                if addresses.contains(&peer) {
+                    continue;
+                }
+                observer.observe(Kind::NameResolved(v1::NameResolved {
+                    instance: instance.clone(),
+                    endpoint,
+                    addresses,
+                    declared: vec![peer.clone()],
+                }));
+            }
+        });
     }
 }

@@ -14,6 +14,7 @@ use super::firewall::{Firewall, Wanted};
 use super::rtnetlink::Rtnetlink;
 use super::ruleset::{Ruleset, Tables};
 use super::watch_paths::WatchPaths;
+use crate::clock::Moment;
 use crate::observe::Observer;
 use crate::source::Roots;
 use crate::source::netlink::Socket;
@@ -64,7 +65,13 @@ impl WatchFirewall {
     }
 
     /// Reads the rules, and follows them for everything that listens here or that a gateway here declares.
-    pub(super) fn look(&mut self, paths: &WatchPaths, existing: bool, observer: &Observer) {
+    pub(super) fn look(
+        &mut self,
+        paths: &WatchPaths,
+        at: Moment,
+        existing: bool,
+        observer: &Observer,
+    ) {
         self.counted = Instant::now();
         let read = match &self.tables {
             Ok(tables) => tables.read(),
@@ -102,7 +109,7 @@ impl WatchFirewall {
             false => COUNT,
         };
         for fact in facts {
-            observer.observe(fact);
+            observer.observe_at(at, fact);
         }
         self.tell(self.unread(&ruleset), observer);
     }

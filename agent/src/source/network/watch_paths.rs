@@ -10,6 +10,7 @@ use why502_proto::{Kind, v1};
 
 use super::rtnetlink::{self, LINKS, Link, Neighbor, ROUTES, Rtnetlink, Way};
 use super::{DATAGRAMS_MAX, watched};
+use crate::clock::Moment;
 use crate::observe::Observer;
 use crate::source::netlink::Socket;
 
@@ -89,8 +90,8 @@ impl WatchPaths {
     }
 
     /// Looks at links, ways and neighbours, and says what changed.
-    pub(super) fn look(&mut self, existing: bool, observer: &Observer) {
-        match self.try_look(existing, observer) {
+    pub(super) fn look(&mut self, at: Moment, existing: bool, observer: &Observer) {
+        match self.try_look(at, existing, observer) {
             Ok(()) if self.blind => observer.seeing(v1::Source::Network, ""),
             Ok(()) => {}
             Err(error) => {
@@ -103,10 +104,11 @@ impl WatchPaths {
         self.blind = false;
     }
 
-    fn try_look(&mut self, existing: bool, observer: &Observer) -> io::Result<()> {
+    fn try_look(&mut self, at: Moment, existing: bool, observer: &Observer) -> io::Result<()> {
         let rtnetlink = Rtnetlink::open()?;
         let links = rtnetlink.links()?;
-        self.look_at_links(&links, &rtnetlink.addresses()?, existing, observer);
+        let mut say = |kind| observer.observe_at(at, kind);
+        self.look_at_links(&links, &rtnetlink.addresses()?, existing, &mut say);
         if self.endpoints.is_empty() && self.said_ways.is_empty() {
             return Ok(());
         }
@@ -115,7 +117,7 @@ impl WatchPaths {
         for destination in destinations {
             self.ways.insert(destination, rtnetlink.way(destination)?);
         }
-        self.say_ways(&links, existing, observer);
+        self.say_ways(&links, existing, &mut say);
         let hops: BTreeSet<(IpAddr, u32)> = self
             .ways
             .iter()
@@ -131,11 +133,11 @@ impl WatchPaths {
         if new {
             heard.extend(rtnetlink.neighbors()?);
         }
-        self.say_neighbors(&heard, &links, observer);
+        self.say_neighbors(&heard, &links, &mut say);
         Ok(())
     }
 
-    fn say_ways(&mut self, links: &[Link], existing: bool, observer: &Observer) {
+    fn say_ways(&mut self, links: &[Link], existing: bool, say: &mut dyn FnMut(Kind)) {
         let mut now = BTreeMap::new();
         for (destination, way) in self.ways.iter().filter(|(_, way)| !way.local) {
             let text = |ip: Option<IpAddr>| ip.map(|ip| ip.to_string()).unwrap_or_default();
@@ -150,25 +152,25 @@ impl WatchPaths {
             };
             if known != Some(&route) {
                 let new = v1::Route { existing: existing && known.is_none(), ..route.clone() };
-                observer.observe(Kind::Route(new));
+                say(Kind::Route(new));
             }
             now.insert(*destination, route);
         }
         for gone in self.said_ways.keys().filter(|destination| !now.contains_key(destination)) {
             let destination = gone.to_string();
-            observer.observe(Kind::RouteForgotten(v1::RouteForgotten { destination }));
+            say(Kind::RouteForgotten(v1::RouteForgotten { destination }));
         }
         self.said_ways = now;
     }
 
-    fn say_neighbors(&mut self, heard: &[Neighbor], links: &[Link], observer: &Observer) {
+    fn say_neighbors(&mut self, heard: &[Neighbor], links: &[Link], say: &mut dyn FnMut(Kind)) {
         for neighbor in heard {
             let hop = (neighbor.address, neighbor.interface);
             let (Some(said), Some(failed)) = (self.hops.get_mut(&hop), neighbor.failed) else {
                 continue;
             };
             if std::mem::replace(said, failed) != failed {
-                observer.observe(Kind::Neighbor(v1::Neighbor {
+                say(Kind::Neighbor(v1::Neighbor {
                     address: neighbor.address.to_string(),
                     interface: link_name(links, neighbor.interface),
                     failed,
@@ -183,7 +185,7 @@ impl WatchPaths {
         links: &[Link],
         addresses: &[(IpAddr, u32)],
         existing: bool,
-        observer: &Observer,
+        say: &mut dyn FnMut(Kind),
     ) {
         let mut now = BTreeMap::new();
         for link in links.iter().filter(|link| !link.loopback) {
@@ -202,13 +204,13 @@ impl WatchPaths {
         let said = std::mem::take(&mut self.said_links);
         for (_, link) in said.iter().filter(|(name, _)| !now.contains_key(*name)) {
             let gone = v1::LinkState { gone: true, up: false, carrier: false, ..link.clone() };
-            observer.observe(Kind::LinkState(gone));
+            say(Kind::LinkState(gone));
         }
         for (name, link) in &now {
             let known = said.get(name);
             if known != Some(link) {
                 let existing = existing && known.is_none();
-                observer.observe(Kind::LinkState(v1::LinkState { existing, ..link.clone() }));
+                say(Kind::LinkState(v1::LinkState { existing, ..link.clone() }));
             }
         }
         self.said_links = now;
