@@ -7,6 +7,8 @@
 
 pub mod document;
 pub mod effective;
+pub mod envoy;
+pub mod errno;
 pub mod files;
 pub mod kind;
 pub mod lines;
