@@ -1,7 +1,9 @@
 //! What one gateway declares, whichever kind it is.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use why502_proto::v1;
 
@@ -41,6 +43,8 @@ pub struct Effective {
     pub logs: Vec<Log>,
     /// Where it can be asked what it runs with.
     pub admin: Option<Admin>,
+    /// What its kind keeps for the answers of the admin interface.
+    pub kept: Option<Arc<dyn Any + Send + Sync>>,
     /// What was not understood.
     pub problems: BTreeSet<Problem>,
     /// Files and directories that it depends on, as the gateway names them.

@@ -15,3 +15,4 @@ pub mod lines;
 pub mod nginx;
 pub mod place;
 pub mod redact;
+pub mod traefik;

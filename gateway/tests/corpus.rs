@@ -21,7 +21,7 @@ use why502_gateway::lines::{Told, What};
 use why502_proto::v1::{EndpointDeclared, Fault, Phase, Protocol};
 
 const BEHIND: &str = "# ---\n";
-const OURS: [&str; 1] = ["envoy"];
+const OURS: [&str; 2] = ["envoy", "traefik"];
 
 struct Case {
     start: Start,
