@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use why502_proto::v1::{self, Protocol};
 
+use self::cluster::Cluster;
 use self::lines::{Access, EnvoyLines};
 use self::model::Model;
 use self::resources::Resources;
+use self::route::Route;
 use crate::document::{Document, Node, Syntax};
 use crate::effective::{Admin, Effective, Log, Speech, Start, Target};
 use crate::files::Files;
@@ -111,7 +113,11 @@ fn read(start: &Start) -> Effective {
     effective.admin = bootstrap.iter().find_map(|document| admin(&document.root));
     let documents =
         resources::load(&mut files, &start.directory, bootstrap, &mut effective.problems);
-    take(&mut effective, &Resources::of_files(&documents), &documents, &options, &start.directory);
+    let kept = Kept::new(&documents, &options, &start.directory);
+    let meaning = Meaning::of(&Resources::of_files(&documents), &kept);
+    drop(documents);
+    meaning.take(&mut effective);
+    effective.kept = Some(Arc::new(kept));
     effective.watched = files.watched;
     effective
 }
@@ -119,7 +125,7 @@ fn read(start: &Start) -> Effective {
 /// Its admin interface: only GETs of it are asked.
 fn admin(root: &Node) -> Option<Admin> {
     let (address, _) = cluster::endpoint(root.at("admin.address")?)?;
-    let questions = ["/config_dump?include_eds", "/clusters?format=json", "/server_info"];
+    let questions = ["/config_dump?include_eds", "/clusters?format=json"];
     Some(Admin {
         speech: Speech::Http,
         address,
@@ -127,58 +133,86 @@ fn admin(root: &Node) -> Option<Admin> {
     })
 }
 
-/// Takes what `resources` mean.
-fn take(
-    effective: &mut Effective,
-    resources: &Resources<'_>,
-    documents: &[Document],
-    options: &Options,
-    directory: &Path,
-) {
-    let clusters = cluster::clusters(resources, &mut effective.problems);
-    let mut listeners = route::listeners(resources);
-    effective.problems.append(&mut listeners.problems);
-    let model = Arc::new(Model::new(&effective.instance, listeners.routes, clusters));
-    effective.endpoints = model.declared();
-    effective.listens = listeners.listens;
-    let mut targets: BTreeMap<Target, Vec<Access>> = BTreeMap::new();
-    for log in &listeners.logs {
-        logs::access(*log, directory, &mut targets);
+/// Where it logs whatever its listeners say; kept for the answers of the admin interface.
+#[derive(Debug)]
+struct Kept {
+    directory: PathBuf,
+    /// Its own log, and logs of events.
+    targets: Vec<Target>,
+}
+
+impl Kept {
+    fn new(documents: &[Document], options: &Options, directory: &Path) -> Self {
+        let target = |path: &str| logs::target(path, directory);
+        let mut targets = vec![options.log.as_deref().map_or(Target::Stdio, target)];
+        let events = documents.iter().flat_map(|document| logs::events(&document.root));
+        targets.extend(events.map(|path| target(&path)));
+        Self { directory: directory.to_owned(), targets }
     }
-    for path in documents.iter().flat_map(|document| logs::events(&document.root)) {
-        targets.entry(logs::target(&path, directory)).or_default();
+}
+
+/// What resources mean, without them: they may be large.
+struct Meaning {
+    clusters: BTreeMap<String, Cluster>,
+    routes: Vec<Route>,
+    listens: BTreeSet<String>,
+    targets: BTreeMap<Target, Vec<Access>>,
+    silent: Vec<String>,
+    problems: BTreeSet<Problem>,
+}
+
+impl Meaning {
+    fn of(resources: &Resources<'_>, kept: &Kept) -> Self {
+        let mut listeners = route::listeners(resources);
+        let clusters = cluster::clusters(resources, &mut listeners.problems);
+        let mut targets: BTreeMap<Target, Vec<Access>> = BTreeMap::new();
+        for log in &listeners.logs {
+            logs::access(*log, &kept.directory, &mut targets);
+        }
+        for target in &kept.targets {
+            targets.entry(target.clone()).or_default();
+        }
+        Self {
+            clusters,
+            routes: listeners.routes,
+            listens: listeners.listens,
+            targets,
+            silent: listeners.silent,
+            problems: listeners.problems,
+        }
     }
-    let own = options.log.as_deref().map_or(Target::Stdio, |path| logs::target(path, directory));
-    targets.entry(own).or_default();
-    effective.logs = targets
-        .into_iter()
-        .map(|(target, formats)| {
+
+    /// Makes it what is in effect.
+    fn take(mut self, effective: &mut Effective) {
+        effective.problems.append(&mut self.problems);
+        let model = Arc::new(Model::new(&effective.instance, self.routes, self.clusters));
+        effective.endpoints = model.declared();
+        effective.listens = self.listens;
+        let reader = |(target, formats)| {
             let instance = effective.instance.clone();
             let lines = EnvoyLines { formats, model: Arc::clone(&model), instance };
             Log { target, lines: Box::new(lines) as Box<dyn Lines> }
-        })
-        .collect();
-    for listener in listeners.silent {
-        let target = Target::Elsewhere {
-            reason: format!("the listener {listener} has no access log"),
-            grant: "add envoy.access_loggers.file to access_log of its connection manager"
-                .to_owned(),
         };
-        effective.logs.push(Log { target, lines: usual_lines() });
+        effective.logs = self.targets.into_iter().map(reader).collect();
+        for listener in self.silent {
+            let target = Target::Elsewhere {
+                reason: format!("the listener {listener} has no access log"),
+                grant: "add envoy.access_loggers.file to access_log of its connection manager"
+                    .to_owned(),
+            };
+            effective.logs.push(Log { target, lines: usual_lines() });
+        }
     }
 }
 
 /// Takes the configuration that it runs with; places in files are kept where they declare the same endpoint.
 fn answered(effective: &mut Effective, answers: &[String]) {
-    let [dump, clusters, info] = answers else { return };
+    let kept = effective.kept.clone().and_then(|kept| kept.downcast::<Kept>().ok());
+    let (Some(kept), [dump, clusters]) = (kept, answers) else { return };
     let dump = Document::parse(dump, "/config_dump", Syntax::Json);
     if dump.root.list("configs").is_empty() || !dump.problems.is_empty() {
         return;
     }
-    let info = Document::parse(info, "/server_info", Syntax::Json);
-    let log = info.root.text("command_line_options.log_path");
-    let options =
-        Options { log: Some(log.to_owned()).filter(|log| !log.is_empty()), ..Options::default() };
     let mut places = BTreeMap::new();
     for fact in std::mem::take(&mut effective.endpoints) {
         let place = (fact.file.clone(), fact.line);
@@ -186,9 +220,7 @@ fn answered(effective: &mut Effective, answers: &[String]) {
         places.entry((String::new(), fact.endpoint)).or_insert(place);
     }
     let problems = std::mem::take(&mut effective.problems);
-    let directory = PathBuf::from(effective.instance.as_str());
-    let directory = directory.parent().unwrap_or(Path::new("/")).to_owned();
-    take(effective, &Resources::of_dump(&dump), &[], &options, &directory);
+    Meaning::of(&Resources::of_dump(&dump), &kept).take(effective);
     // Those of the dump have no place that anybody could look at.
     effective.problems = problems;
     for fact in &mut effective.endpoints {
@@ -239,6 +271,7 @@ fn statuses(effective: &mut Effective, clusters: &Node) {
         instance: instance.clone(),
         endpoint,
         upstream: upstream.to_owned(),
+        ..v1::EndpointDisabled::default()
     });
     effective.disabled = disabled.collect();
 }

@@ -186,7 +186,13 @@ fn event(told: &Told) -> String {
             fact.relayed,
             fact.slowest_ms,
         ),
-        What::Disabled(fact) => format!("{at} disabled {} [{}]", fact.endpoint, fact.upstream),
+        What::Disabled(fact) => format!(
+            "{at} disabled {} [{}] {} {}",
+            fact.endpoint,
+            fact.upstream,
+            Fault::try_from(fact.fault).unwrap().as_str_name(),
+            fact.message,
+        ),
         What::Reloaded(fact) => format!("{at} reloaded {}", fact.error),
         What::Event(fact) => format!("{at} event {}", fact.text),
     }

@@ -16,7 +16,13 @@ pub(crate) fn parse(text: &str) -> (Node, Vec<Error>) {
     let (table, errors) = DeTable::parse_recoverable(text);
     // Without what is quoted: a file may hold secrets, and a message its lines.
     let message = |error: &toml::de::Error| {
-        let text = error.message().split(['`', '"', '\'']).next().unwrap_or("").trim_matches([' ', ',', ':']).to_owned();
+        let text = error
+            .message()
+            .split(['`', '"', '\''])
+            .next()
+            .unwrap_or("")
+            .trim_matches([' ', ',', ':'])
+            .to_owned();
         (error.span().map_or(1, |span| line(span.start)), text)
     };
     let errors = errors.iter().map(message).collect();

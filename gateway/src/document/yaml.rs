@@ -104,18 +104,19 @@ impl Builder {
 
     fn close(&mut self) {
         let Some(mut open) = self.open.pop() else { return };
-        if let Value::Map(entries) = &mut open.node.value {
-            merge(entries);
+        // Most have one entry, and a vector begins with room for four.
+        match &mut open.node.value {
+            Value::Map(entries) => {
+                merge(entries);
+                entries.shrink_to_fit();
+            }
+            Value::List(items) => items.shrink_to_fit(),
+            Value::Null | Value::Scalar(_) => {}
         }
-        // Counted when it was begun, and no deeper than what is open.
         self.put(open.node, open.anchor, open.ignored).ok();
     }
 
     fn put(&mut self, node: Node, anchor: usize, ignored: bool) -> Result<(), &'static str> {
-        self.nodes += 1;
-        if self.nodes > NODES_MAX {
-            return Err("larger than this program reads");
-        }
         if anchor != 0 {
             self.anchors.insert(anchor, node.clone());
         }
@@ -123,6 +124,11 @@ impl Builder {
             self.root.get_or_insert(node);
             return Ok(());
         };
+        let is_name = matches!(open.node.value, Value::Map(_)) && open.name.is_none();
+        self.nodes += usize::from(!is_name);
+        if self.nodes > NODES_MAX {
+            return Err("larger than this program reads");
+        }
         match &mut open.node.value {
             Value::List(items) if !ignored => items.push(node),
             Value::Map(entries) => match open.name.take() {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use why502_proto::v1::{self, Fault, Phase};
 
 use super::NAME;
+use super::cluster::Cluster;
 use super::format::{Entry, Format};
 use super::meaning::{Said, failure};
 use super::model::{Model, Way};
@@ -43,52 +44,36 @@ impl EnvoyLines {
     }
 
     fn access(&self, entry: &Entry, all: bool, told: &mut Vec<Told>) {
-        let tcp = entry.method.is_empty()
-            && entry.protocol.is_empty()
-            && matches!(entry.code.as_str(), "" | "0");
         let peer = peer(&entry.peer);
         let path = entry.path.split(['?', '#']).next().unwrap_or("");
-        let way = Way {
+        let code = entry.code.parse::<u16>().unwrap_or(0);
+        let tcp = entry.method.is_empty() && entry.protocol.is_empty() && code == 0;
+        let (route, cluster) = self.model.find(Way {
             authority: &entry.authority,
             path,
             peer: &peer,
             cluster: &entry.cluster,
             port: port(&entry.local),
             tcp,
+        });
+        let failed = meaning(entry, code, cluster.map(|(_, cluster)| cluster));
+        let relayed = failed == Some((Phase::Header, Fault::Relayed));
+        let name = match route {
+            Some(route) => route.name.clone(),
+            None if tcp => String::new(),
+            None => redact::line(format!("{}{path}", entry.authority)),
         };
-        let (route, cluster) = self.model.find(way);
-        let code = entry.code.parse::<u16>().unwrap_or(0);
-        let said = Said {
-            flags: &entry.flags,
-            details: &entry.details,
-            transport: &entry.transport,
-            duration_ms: entry.duration.parse().ok(),
-            connect_ms: cluster.map(|(_, cluster)| cluster.connect_ms),
-            tls: cluster.map(|(_, cluster)| super::speaks_tls(cluster.protocol)),
-            answered: entry.details.starts_with("upstream_reset_after_response_started")
-                || (!entry.service.is_empty() && entry.details.is_empty())
-                || (code != 0 && code < 500),
-        };
-        let failed = failure(said);
-        let upstream = !peer.is_empty();
-        let plain = matches!(entry.flags.as_str(), "" | "-" | "URX" | "UpstreamRetryLimitExceeded");
-        let relayed = failed.is_none()
-            && plain
-            && (502..=504).contains(&code)
-            && (entry.details == "via_upstream" || (entry.details.is_empty() && upstream));
-        let failed = failed.or_else(|| relayed.then_some((Phase::Header, Fault::Relayed)));
-        let name = route.map_or_else(
-            || if tcp { String::new() } else { format!("{}{path}", entry.authority) },
-            |route| route.name.clone(),
-        );
         let at_us = at_us(entry);
+        let passed = !peer.is_empty()
+            || failed.is_some()
+            || route.is_some_and(|route| !route.clusters.is_empty());
         if let Some((phase, fault)) = failed {
             let message = [entry.flags.as_str(), &entry.details, &entry.transport];
             let message = message.into_iter().filter(|text| !text.is_empty() && *text != "-");
             let what = What::Failed(v1::RequestFailed {
                 gateway: NAME.to_owned(),
                 instance: self.instance.clone(),
-                route: redact::line(&name),
+                route: name.clone(),
                 endpoint: peer.clone(),
                 upstream: cluster.map_or(entry.cluster.as_str(), |(name, _)| name).to_owned(),
                 phase: phase.into(),
@@ -97,21 +82,44 @@ impl EnvoyLines {
                 method: entry.method.clone(),
                 path: redact::line(path),
                 count: 1,
-                elapsed_ms: said.duration_ms,
+                elapsed_ms: entry.duration.parse().ok(),
                 reused: None,
                 message: redact::line(message.collect::<Vec<_>>().join(" ")),
             });
             told.push(Told { at_us, what });
         }
-        let passed =
-            upstream || failed.is_some() || route.is_some_and(|route| !route.clusters.is_empty());
         if all && !tcp && code != 0 && passed && (route.is_some() || self.instance.is_empty()) {
-            let counts = counts(code, relayed, name, peer, entry.service.parse().ok());
-            let instance = self.instance.clone();
-            told.push(Told {
-                at_us,
-                what: What::Answered(v1::RequestCounts { instance, ..counts }),
-            });
+            let slowest_ms = entry.service.parse().ok();
+            let counts = self.counts(code, relayed, name, peer, slowest_ms);
+            told.push(Told { at_us, what: What::Answered(counts) });
+        }
+    }
+
+    fn counts(
+        &self,
+        code: u16,
+        relayed: bool,
+        route: String,
+        endpoint: String,
+        slowest_ms: Option<u64>,
+    ) -> v1::RequestCounts {
+        let is = |range: std::ops::Range<u16>| u32::from(range.contains(&code));
+        v1::RequestCounts {
+            gateway: NAME.to_owned(),
+            instance: self.instance.clone(),
+            route,
+            endpoint,
+            period_ms: 0,
+            informational: is(100..200),
+            success: is(200..300),
+            redirect: is(300..400),
+            client_error: is(400..500),
+            server_error: is(500..600),
+            relayed: u32::from(relayed),
+            slowest_ms,
+            bad_gateway: is(502..503),
+            unavailable: is(503..504),
+            gateway_timeout: is(504..505),
         }
     }
 
@@ -135,9 +143,17 @@ impl EnvoyLines {
                 }
             };
         let upstream = text("cluster_name").unwrap_or("").to_owned();
+        let check = json.pointer("/eject_unhealthy_event/failure_type");
+        let why = check.and_then(serde_json::Value::as_str).or(text("type")).unwrap_or("");
         let at_us = text("timestamp").and_then(micros);
         let instance = self.instance.clone();
-        let what = What::Disabled(v1::EndpointDisabled { instance, endpoint, upstream });
+        let what = What::Disabled(v1::EndpointDisabled {
+            instance,
+            endpoint,
+            upstream,
+            message: why.to_owned(),
+            ..v1::EndpointDisabled::default()
+        });
         Some(Told { at_us, what })
     }
 }
@@ -154,31 +170,27 @@ impl Lines for EnvoyLines {
     }
 }
 
-fn counts(
-    code: u16,
-    relayed: bool,
-    route: String,
-    endpoint: String,
-    slowest_ms: Option<u64>,
-) -> v1::RequestCounts {
-    let is = |range: std::ops::Range<u16>| u32::from(range.contains(&code));
-    v1::RequestCounts {
-        gateway: NAME.to_owned(),
-        instance: String::new(),
-        route: redact::line(route),
-        endpoint,
-        period_ms: 0,
-        informational: is(100..200),
-        success: is(200..300),
-        redirect: is(300..400),
-        client_error: is(400..500),
-        server_error: is(500..600),
-        relayed: u32::from(relayed),
-        slowest_ms,
-        bad_gateway: is(502..503),
-        unavailable: is(503..504),
-        gateway_timeout: is(504..505),
-    }
+/// Where and how a request failed; `None`: it did not, or not for its upstream.
+fn meaning(entry: &Entry, code: u16, cluster: Option<&Cluster>) -> Option<(Phase, Fault)> {
+    let said = Said {
+        flags: &entry.flags,
+        details: &entry.details,
+        transport: &entry.transport,
+        duration_ms: entry.duration.parse().ok(),
+        connect_ms: cluster.map(|cluster| cluster.connect_ms),
+        tls: cluster.map(|cluster| super::speaks_tls(cluster.protocol)),
+        answered: entry.details.starts_with("upstream_reset_after_response_started")
+            || (!entry.service.is_empty() && entry.details.is_empty())
+            || (code != 0 && code < 500),
+    };
+    let plain = matches!(entry.flags.as_str(), "" | "-" | "URX" | "UpstreamRetryLimitExceeded");
+    // Without its details, an answer without flags is the upstream's where one was asked.
+    let theirs = match entry.details.as_str() {
+        "" => !entry.peer.is_empty(),
+        details => details == "via_upstream",
+    };
+    let relayed = plain && theirs && (502..=504).contains(&code);
+    failure(said).or_else(|| relayed.then_some((Phase::Header, Fault::Relayed)))
 }
 
 /// "/run/app.sock" is "unix:/run/app.sock".

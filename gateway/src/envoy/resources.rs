@@ -1,5 +1,5 @@
-//! The resources of an instance: listeners, clusters, route tables and endpoint lists, from its bootstrap, from files that
-//! it watches (`path_config_source`), or from what its admin interface shows (`/config_dump?include_eds`).
+//! The resources of an instance: listeners, clusters, route tables and endpoint lists, from its bootstrap, from files
+//! that it watches (`path_config_source`), or from what its admin interface shows (`/config_dump?include_eds`).
 //!
 //! Pages: envoy.config.bootstrap.v3.Bootstrap, envoy.config.core.v3.ConfigSource and envoy.admin.v3.ConfigDump of
 //! envoyproxy.io/docs.
@@ -148,18 +148,10 @@ pub(super) fn read(files: &mut Files, path: &Path) -> std::io::Result<Document> 
 
 /// Paths of `path_config_source`, or of the older `path` right below a configuration source.
 fn sources_in(node: &Node, name: &str, found: &mut Vec<(PathBuf, u32)>) {
-    let mut add = |path: &str| {
-        if !path.is_empty() {
-            found.push((PathBuf::from(path), node.line));
-        }
-    };
-    if same_name(name, "path_config_source") {
-        add(node.text("path"));
-    } else if ["lds_config", "cds_config", "eds_config", "config_source"]
-        .iter()
-        .any(|source| same_name(name, source))
-    {
-        add(node.text("path"));
+    let sources = ["path_config_source", "lds_config", "cds_config", "eds_config", "config_source"];
+    let path = node.text("path");
+    if !path.is_empty() && sources.iter().any(|source| same_name(name, source)) {
+        found.push((PathBuf::from(path), node.line));
     }
     match &node.value {
         Value::List(items) => items.iter().for_each(|item| sources_in(item, name, found)),

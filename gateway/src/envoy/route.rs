@@ -3,9 +3,9 @@
 //!
 //! # Names of routes
 //!
-//! As nginx's: `NAME[:PORT]LOCATION`. The name is the first domain of the virtual host if it is not `*`, the port that of
-//! the listener unless it is 80 or 443; `/api` for prefixes, `=/api` for exact paths, `~^/a.*` for regexes. A TCP proxy
-//! is `tcp:PORT`, with the server name behind a blank where the filter chain asks for one.
+//! As nginx's: `NAME[:PORT]LOCATION`. The name is the first domain of the virtual host if it is not `*`, the port that
+//! of the listener unless it is 80 or 443; `/api` for prefixes, `=/api` for exact paths, `~^/a.*` for regexes. A TCP
+//! proxy is `tcp:PORT`, with the server name behind a blank where the filter chain asks for one.
 
 use std::collections::BTreeSet;
 

@@ -176,8 +176,12 @@ fn json(line: &str) -> Option<Entry> {
             method: text("RequestMethod"),
             path: text("RequestPath"),
             status: down,
-            origin: status("OriginStatus").unwrap_or(down),
-            size: number("OriginContentSize").or_else(|| number("DownstreamContentSize")),
+            origin: status("OriginStatus").filter(|status| *status != 0).unwrap_or(down),
+            // Without a service behind it there is no origin.
+            size: match number("OriginContentSize") {
+                Some(size) if status("OriginStatus") != Some(0) => Some(size),
+                _ => number("DownstreamContentSize"),
+            },
             router: text("RouterName"),
             url: text("ServiceURL"),
             took_ms: millis("Duration"),

@@ -1,5 +1,5 @@
-//! What the errors of Go's net and net/http mean, as Traefik logs them: one table, each pattern with lines that Traefik 3.7
-//! wrote, or that Go's source has.
+//! What the errors of Go's net and net/http mean, as Traefik logs them: one table, each pattern with a line that
+//! Traefik 3.7 wrote, or that Go's source has.
 
 use why502_proto::v1::{Fault, Phase};
 

@@ -189,10 +189,14 @@ impl TraefikLines {
         } else if said.message.starts_with("Health check failed") && !said.target.is_empty() {
             let (endpoint, _) = endpoint(&said.target);
             if self.is_news(&endpoint, at_us) {
+                let (phase, fault) = error::failure(&said.error).unwrap_or_default();
                 let what = What::Disabled(v1::EndpointDisabled {
                     instance: self.model.instance.clone(),
                     endpoint,
                     upstream: said.service.clone(),
+                    phase: phase.into(),
+                    fault: fault.into(),
+                    message: redact::line(&said.error),
                 });
                 told.push(Told { at_us, what });
             }

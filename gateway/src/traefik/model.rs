@@ -106,6 +106,7 @@ impl Model {
             instance: self.instance.clone(),
             endpoint: endpoint.clone(),
             upstream: upstream.clone(),
+            ..v1::EndpointDisabled::default()
         };
         self.dynamic.down.iter().map(fact).collect()
     }

@@ -1,5 +1,5 @@
-//! Files of the file provider are templates of Go's text/template with sprig. What stands there by the environment is put
-//! in; blocks and all other actions cost the lines that they stand in.
+//! Files of the file provider are templates of Go's text/template with sprig. What stands there by the environment is
+//! put in; blocks and all other actions cost the lines that they stand in.
 
 use std::collections::BTreeMap;
 
