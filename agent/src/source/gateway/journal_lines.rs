@@ -118,9 +118,8 @@ impl JournalLines {
         let mut told = Vec::new();
         for reader in self.0.readers.borrow_mut().iter_mut().filter(|reader| reader.takes(line)) {
             reader.lines.read(&line.text, &mut told);
-            for mut told in told.drain(..) {
-                // The journal knows better than a stamp in seconds, and better than one of another process's clock.
-                told.at_us = None;
+            // The journal knows better than a stamp in seconds; but Envoy keeps lines for up to 10 s.
+            for told in told.drain(..) {
                 if self.0.gathered.borrow_mut().add(told, at) {
                     self.0.reloaded.borrow_mut().insert(reader.instance.clone());
                     self.0.changed.notify_one();
