@@ -75,6 +75,23 @@ fn generated(kind: &str) -> (&'static str, String) {
             }
             ("/etc/haproxy/haproxy.cfg", text)
         }
+        "apache" => {
+            add(format_args!("Listen 80\nErrorLog /var/log/apache2/error.log\n"));
+            for n in 0..SERVERS {
+                add(format_args!(
+                    "<VirtualHost *:80>\n  ServerName site-{n}.example.com\n  ServerAlias www.site-{n}.example.com\n  \
+                     CustomLog /var/log/apache2/access.log \"%v %h %l %u %t \\\"%r\\\" %>s %O\"\n  ProxyPreserveHost On\n  \
+                     ProxyPass /static/ !\n  ProxyPass / http://10.{}.{}.{}:8080/ timeout=30 connectiontimeout=5\n  \
+                     ProxyPassReverse / http://10.0.0.1:8080/\n  <Directory /srv/site-{n}>\n    Options -Indexes\n    \
+                     AllowOverride None\n    Require all granted\n  </Directory>\n  \
+                     RequestHeader set X-Forwarded-Proto \"https\"\n</VirtualHost>\n",
+                    n / 62_500,
+                    n / 250 % 250,
+                    n % 250
+                ));
+            }
+            ("/etc/apache2/apache2.conf", text)
+        }
         _ => {
             add(format_args!("http {{\n"));
             for n in 0..SERVERS {
