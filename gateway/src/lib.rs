@@ -5,6 +5,7 @@
 //! folders stands what all kinds share. Nothing here starts a process or opens a socket: the agent finds gateways,
 //! follows logs and asks admin interfaces, `why502 decode` has only lines; both read them with the same readers.
 
+pub mod apache;
 pub mod document;
 pub mod effective;
 pub mod envoy;
