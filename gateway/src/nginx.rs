@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use why502_proto::v1;
 
@@ -15,6 +16,7 @@ pub mod answers;
 pub mod attribute;
 pub mod config;
 pub mod error_log;
+pub mod lines;
 pub mod load;
 pub mod message;
 pub mod pass;
@@ -75,7 +77,7 @@ fn clean(path: &Path) -> PathBuf {
 #[derive(Debug, Default)]
 pub struct Effective {
     /// Its meaning.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// What was not understood, of text and meaning.
     pub problems: BTreeSet<Problem>,
     /// Files and directories that it depends on.
@@ -96,7 +98,12 @@ pub fn read(
     let mut config = config::effective(&loaded.directives, Version::parse(version), hostname);
     let mut problems: BTreeSet<Problem> = loaded.problems.into_iter().collect();
     problems.append(&mut std::mem::take(&mut config.problems).into_iter().collect());
-    Effective { config, problems, watched: loaded.watched, readable: loaded.readable }
+    Effective {
+        config: Arc::new(config),
+        problems,
+        watched: loaded.watched,
+        readable: loaded.readable,
+    }
 }
 
 /// What is declared, by route and endpoint.
@@ -172,7 +179,7 @@ pub fn failed(
         gateway: NAME.to_owned(),
         instance: instance.to_owned(),
         route: location.map_or_else(
-            || format!("{}{}", if line.server == "_" { "" } else { line.server }, line.path),
+            || lines::route(line.server, line.host, line.path),
             |location| location.route.clone(),
         ),
         endpoint: if chosen { peer.clone() } else { String::new() },

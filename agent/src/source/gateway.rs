@@ -405,7 +405,7 @@ impl<T: Fn(Interest)> Gateways<T> {
         }
         let now = Moment::now();
         for line in &parsed {
-            let second = stamp::error_log_us(line.stamp, &self.zone);
+            let second = error_log::micros(line.stamp, &self.zone);
             let complains = matches!(meaning(line), Meaning::Failed { .. } | Meaning::OwnAnswer);
             if let Some(second) = second.filter(|_| complains) {
                 self.complaints.add(line, second);
