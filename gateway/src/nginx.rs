@@ -9,6 +9,7 @@ use why502_proto::v1;
 use self::config::{Config, Location};
 use self::pass::{Pass, Peer};
 use self::version::{Build, Version};
+use crate::effective::Target;
 use crate::place::Problem;
 
 pub mod access_log;
@@ -146,13 +147,35 @@ fn endpoint(location: &Location, pass: &Pass, peer: &Peer, instance: &str) -> v1
     }
 }
 
-/// A log as the configuration names it, made absolute; `Err`: it goes where no file is.
-pub fn log_path(target: &str, default: &str, prefix: &Path) -> Result<PathBuf, String> {
+/// Where a log goes that the configuration names so; "" is the default.
+pub fn log_target(target: &str, default: &str, prefix: &Path) -> Target {
+    /// What `/dev/log` leads to, and its older names (systemd-journald-dev-log.socket).
+    const DEV_LOG: [&str; 3] = ["/dev/log", "/run/systemd/journal/dev-log", "/var/run/log"];
+    const STDIO: [&str; 5] =
+        ["stderr", "/dev/stderr", "/dev/stdout", "/proc/self/fd/1", "/proc/self/fd/2"];
     let target = if target.is_empty() { default } else { target };
-    if target == "stderr" || target.starts_with("syslog:") || target.starts_with("memory:") {
-        return Err(target.split([':', ' ']).next().unwrap_or("").to_owned());
+    if STDIO.contains(&target) {
+        return Target::Stdio;
     }
-    Ok(clean(&prefix.join(target)))
+    if let Some(rest) = target.strip_prefix("syslog:") {
+        let server = rest.split(',').find_map(|word| word.trim().strip_prefix("server="));
+        let server = server.unwrap_or("");
+        if server.strip_prefix("unix:").is_some_and(|path| DEV_LOG.contains(&path)) {
+            // The tag that the configuration gives ends up in the text where the host's name stands before it.
+            return Target::Syslog(String::new());
+        }
+        return Target::Elsewhere {
+            reason: format!("it goes by syslog to {server}"),
+            grant: "add a second log: syslog:server=unix:/dev/log, or a file".to_owned(),
+        };
+    }
+    if target.starts_with("memory:") {
+        return Target::Elsewhere {
+            reason: "it goes to memory".to_owned(),
+            grant: "add a second log that is a file".to_owned(),
+        };
+    }
+    Target::File(clean(&prefix.join(target)))
 }
 
 /// The failure that a line tells, if it tells one.
