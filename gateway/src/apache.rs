@@ -151,10 +151,10 @@ fn effective(config: &mut Config, loader: &mut Loader, main: &Path, readable: bo
         instance,
         endpoints,
         listens,
-        admin: None,
         problems: problems.chain(loader.problems.drain(..)).collect(),
         watched: loader.watched(),
         readable,
+        ..Effective::default()
     }
 }
 

@@ -42,12 +42,16 @@ impl Symptoms {
                 self.count_files(said.pid);
             }
             Kind::AppServerEvent(said) if said.event() == AppEvent::ForkFailed => {
-                if self.may_look(&format!("forks {}", said.pid), PAUSE) {
-                    let looked = limits::forks_of(&self.roots, said.pid);
-                    looked.into_iter().for_each(|fact| self.observer.observe(fact));
-                }
+                self.count_forks(said.pid);
             }
             _ => {}
+        }
+    }
+
+    fn count_forks(&mut self, pid: u32) {
+        if self.may_look(&format!("forks {pid}"), PAUSE) {
+            let looked = limits::forks_of(&self.roots, pid);
+            looked.into_iter().for_each(|fact| self.observer.observe(fact));
         }
     }
 
