@@ -286,7 +286,11 @@ mod tests {
     fn every_key_of_the_file_is_a_flag_and_a_variable_too() {
         let command = Cli::command();
         for key in toml::Table::try_from(Config::default()).unwrap().keys() {
-            let flag = command.get_arguments().find(|flag| flag.get_long() == Some(key));
+            // A list has one flag for each of its items.
+            let is = |flag: &&clap::Arg| {
+                flag.get_long().is_some_and(|long| long == key || format!("{long}s") == *key)
+            };
+            let flag = command.get_arguments().find(is);
             let variable = flag.and_then(clap::Arg::get_env).unwrap_or_default();
             let expected = format!("WHY502_{}", key.to_uppercase().replace('-', "_"));
             assert_eq!(variable.to_str(), Some(expected.as_str()), "{key}");
