@@ -4,14 +4,16 @@ use why502_proto::v1;
 
 use super::{Death, Said, Seen, Snapshot};
 
-/// Deaths of one unit that follow each other within this belong to one series: the longest RestartSec= in common use is
-/// 30 s.
+/// Deaths of one unit that follow each other within this belong to one series: the longest
+/// RestartSec= in common use is 30 s.
 const SERIES_GAP_US: i64 = 60_000_000;
 /// A stop job kills what did not end by itself after TimeoutStopSec=, 90 s by default.
 const STOP_TIMEOUT_US: i64 = 95_000_000;
-/// systemd's own facts come this late: D-Bus signals of one transaction are held back for some 100 ms.
+/// systemd's own facts come this late: D-Bus signals of one transaction are held back for some 100
+/// ms.
 const UNIT_LAG_US: i64 = 1_000_000;
-/// How long systemd may take from the order to the death when nothing resists, and how far stamps differ.
+/// How long systemd may take from the order to the death when nothing resists, and how far stamps
+/// differ.
 const ORDER_SLACK_US: i64 = 500_000;
 /// Lifetimes are told in milliseconds, and two sources date two ends.
 const LIFETIME_UNIT_US: i64 = 5_000;
@@ -21,7 +23,8 @@ const LIFETIME_UNIT_US: i64 = 5_000;
 pub(crate) enum Run<'a> {
     /// Since this fact.
     Up { since_us: i64, pid: u32, proof: &'a Seen },
-    /// systemd waits for something before it runs the main process, or for it to say that it is ready.
+    /// systemd waits for something before it runs the main process, or for it to say that it is
+    /// ready.
     Starting { since_us: i64, proof: &'a Seen },
     /// It ended, if its end was seen.
     Down { death: Option<&'a Death>, proof: Option<&'a Seen> },
@@ -167,7 +170,8 @@ impl Snapshot {
             return None;
         }
         let earliest = death.at_us - STOP_TIMEOUT_US;
-        // Whoever is told to stop ends well, or by SIGTERM; only then may the order be told after the end.
+        // Whoever is told to stop ends well, or by SIGTERM; only then may the order be told after
+        // the end.
         let told = !death.abnormal() && death.how_known();
         let lag_us = if told { UNIT_LAG_US } else { 0 };
         let started_us = death
@@ -178,7 +182,8 @@ impl Snapshot {
             .on::<v1::UnitJob>(host)
             .filter(|job| job.what.unit == death.unit)
             .filter(|job| matches!(job.what.job.as_str(), "stop" | "restart" | "try-restart"))
-            // systemd's own Restart= is a job as well: it follows an end, and does not bring it about.
+            // systemd's own Restart= is a job as well: it follows an end, and does not bring it
+            // about.
             .filter(|job| !job.what.by.starts_with("systemd ("))
             .filter(|job| earliest <= job.at_us() && job.at_us() <= death.at_us + lag_us)
             // A process that was born of the job did not die of it.
@@ -217,8 +222,8 @@ impl Snapshot {
             // No age is known: the first death after the order is the old process's.
             return earlier.next().is_some();
         }
-        // The old process is older than the order; the new one is younger, or at least than the old one's end: the order
-        // may be heard of late.
+        // The old process is older than the order; the new one is younger, or at least than the old
+        // one's end: the order may be heard of late.
         started_us > job.at_us() || earlier.any(|old| old.at_us <= started_us + LIFETIME_UNIT_US)
     }
 

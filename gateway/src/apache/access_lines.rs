@@ -1,9 +1,9 @@
-//! What the lines of an access log tell: how many requests of a route were answered how, and which errors an upstream
-//! answered itself.
+//! What the lines of an access log tell: how many requests of a route were answered how, and which
+//! errors an upstream answered itself.
 //!
-//! httpd does not log what an upstream answered. An own 502, 503 or 504 always leaves a line in the error log, so one that
-//! leaves none was relayed; unless httpd was told to answer so (`Redirect 503`), or nobody reads the error log. A format
-//! with `%L` says it in the line itself.
+//! httpd does not log what an upstream answered. An own 502, 503 or 504 always leaves a line in the
+//! error log, so one that leaves none was relayed; unless httpd was told to answer so (`Redirect
+//! 503`), or nobody reads the error log. A format with `%L` says it in the line itself.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! One line of an access log, read by the `LogFormat` that wrote it.
 //!
-//! Page: <https://httpd.apache.org/docs/2.4/mod/mod_log_config.html#formats>. A value ends where the next literal begins;
-//! httpd escapes quotes and control characters in values (`\"`, `\x0a`).
+//! Page: <https://httpd.apache.org/docs/2.4/mod/mod_log_config.html#formats>. A value ends where
+//! the next literal begins; httpd escapes quotes and control characters in values (`\"`, `\x0a`).
 
 use jiff::fmt::strtime;
 
@@ -106,7 +106,8 @@ impl Format {
                 Piece::Value(letter, argument) => {
                     let end = match pieces.peek() {
                         Some(Piece::Literal(next)) => end_of(rest, *letter, next)?,
-                        // Two values without anything between them: nobody can tell where the first ends.
+                        // Two values without anything between them: nobody can tell where the first
+                        // ends.
                         Some(Piece::Value(..)) => return None,
                         None => rest.len(),
                     };

@@ -1,7 +1,8 @@
 //! Which route and which declared endpoint a line is about.
 //!
-//! A line of the error log has the peer, or the path, and seldom both. With a path the route is found as httpd finds it;
-//! with only a peer, the route is the most general of those that lead there.
+//! A line of the error log has the peer, or the path, and seldom both. With a path the route is
+//! found as httpd finds it; with only a peer, the route is the most general of those that lead
+//! there.
 
 use why502_proto::v1::Protocol;
 
@@ -138,7 +139,8 @@ pub fn attribute(log: &Log, asked: &Asked) -> Attributed {
     let peer_of = |route: &'_ Route| route.peers.iter().position(|peer| asked.fits(peer));
     if !asked.path.is_empty() {
         let takes = |route: &&Route| route.matcher.takes(&asked.path) && peer_of(route).is_some();
-        // As httpd finds it, if that leads to the peer; else whatever takes the path and leads there.
+        // As httpd finds it, if that leads to the peer; else whatever takes the path and leads
+        // there.
         let first = match hosts {
             [_] => config.by_path(hosts, &asked.path).filter(|route| peer_of(route).is_some()),
             _ => None,
@@ -160,7 +162,8 @@ pub fn attribute(log: &Log, asked: &Asked) -> Attributed {
         let route = general(exact()).or_else(|| general(leading()));
         if let Some((route, at)) = route.and_then(|route| Some((route, peer_of(route)?))) {
             let of = attributed(route, &route.peers[at], true);
-            // Any of these routes may be meant: whether another peer answered is only known if it is in none.
+            // Any of these routes may be meant: whether another peer answered is only known if it
+            // is in none.
             let peers =
                 leading().filter_map(|route| Some(route.peers[peer_of(route)?].declared.peers));
             return Attributed { peers: peers.max().unwrap_or(of.peers), ..of };

@@ -1,4 +1,5 @@
-//! What the lines of an error log tell. httpd says one failure in two or three lines of one thread: they are told as one.
+//! What the lines of an error log tell. httpd says one failure in two or three lines of one thread:
+//! they are told as one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use super::message::{Rule, fault, returned, rule};
 use crate::lines::{Lines, Told, What};
 use crate::redact;
 
-/// Threads whose failures have begun, or of which a companion may come. httpd writes the companion within microseconds.
+/// Threads whose failures have begun, or of which a companion may come. httpd writes the companion
+/// within microseconds.
 const THREADS_MAX: usize = 256;
 /// Peers whose failing health checks were told.
 const CHECKED_MAX: usize = 1024;
@@ -212,7 +214,8 @@ impl ErrorLines {
         }
     }
 
-    /// "Error reading from remote server returned by /path", "bad HTTP/1.1 header returned by /path (GET)".
+    /// "Error reading from remote server returned by /path", "bad HTTP/1.1 header returned by /path
+    /// (GET)".
     fn returned(&mut self, line: &ErrorLine<'_>, told: &mut Vec<What>) {
         let (words, path) = line.message.split_once(" returned by ").unwrap_or((line.message, ""));
         let said = if line.code == 1106 {
@@ -424,14 +427,16 @@ fn in_parentheses(message: &str) -> &str {
     inner.map_or("", |(inner, _)| inner)
 }
 
-/// "10.0.0.7:8080" of "... attempt to connect to 10.0.0.7:8080 (app:8080) failed", "unix:/run/a.sock".
+/// "10.0.0.7:8080" of "... attempt to connect to 10.0.0.7:8080 (app:8080) failed",
+/// "unix:/run/a.sock".
 fn address(message: &str) -> &str {
     let Some((_, rest)) = message.split_once("connect to ") else { return "" };
     let rest = rest.strip_prefix("Unix domain socket ").unwrap_or(rest);
     rest.split_once(" (").map_or(rest, |(address, _)| address)
 }
 
-/// "127.0.0.1:7002" of "... remote server 127.0.0.1:7002", "... failed to 127.0.0.1:7002 (127.0.0.1)".
+/// "127.0.0.1:7002" of "... remote server 127.0.0.1:7002", "... failed to 127.0.0.1:7002
+/// (127.0.0.1)".
 fn peer_at_end(message: &str) -> &str {
     let message = match message.rsplit_once(" (") {
         Some((before, _)) => before,

@@ -1,8 +1,9 @@
 //! One line of the error log, cut into its parts.
 //!
-//! `[time] [module:level] [pid P:tid T] (errno)words: [client A] AHnnnnn: message, referer: R` is the default of
-//! `ErrorLogFormat`; through syslog the time is missing, and a format of one's own may leave out or move parts. The number
-//! behind `AH` names the message in all of them, and only httpd's own words stand before it.
+//! `[time] [module:level] [pid P:tid T] (errno)words: [client A] AHnnnnn: message, referer: R` is
+//! the default of `ErrorLogFormat`; through syslog the time is missing, and a format of one's own
+//! may leave out or move parts. The number behind `AH` names the message in all of them, and only
+//! httpd's own words stand before it.
 
 /// A line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,7 +83,11 @@ pub fn parse(line: &str) -> Option<ErrorLine<'_>> {
     parsed.error = error(head);
     for word in ["[client ", "[remote "] {
         if let Some((_, client)) = head.split_once(word) {
-            parsed.client = client.split(']').next().unwrap_or_default();
+            // An IPv6 address has brackets of its own.
+            let own =
+                client.starts_with('[').then(|| client.find(']')).flatten().map_or(0, |at| at + 1);
+            let end = client[own..].find(']').map_or(client.len(), |at| own + at);
+            parsed.client = &client[..end];
         }
     }
     if !known {

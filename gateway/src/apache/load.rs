@@ -1,7 +1,9 @@
-//! A configuration with everything it includes, as httpd takes it line by line: `Include`, `Define`, `${VAR}`,
-//! `<IfModule>` and its siblings, `<Macro>` and `Use` mean something only for what follows them.
+//! A configuration with everything it includes, as httpd takes it line by line: `Include`,
+//! `Define`, `${VAR}`, `<IfModule>` and its siblings, `<Macro>` and `Use` mean something only for
+//! what follows them.
 //!
-//! Pages: <https://httpd.apache.org/docs/2.4/configuring.html>, mod_core, mod_so, mod_macro, mod_version.
+//! Pages: <https://httpd.apache.org/docs/2.4/configuring.html>, mod_core, mod_so, mod_macro,
+//! mod_version.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -335,8 +337,8 @@ impl Loader {
         self.text(body.as_bytes(), &place.file, Some(place.line), nodes, depth + 1);
     }
 
-    /// `${VAR}` as `ap_resolve_env`: a definition, else the environment, else left as it is. `${map:key}` is
-    /// mod_rewrite's.
+    /// `${VAR}` as `ap_resolve_env`: a definition, else the environment, else left as it is.
+    /// `${map:key}` is mod_rewrite's.
     fn resolved(&mut self, text: &str, place: &Place) -> String {
         let mut resolved = String::new();
         let mut rest = text;
@@ -450,8 +452,8 @@ const SECTIONS: [&str; 9] = [
     "proxymatch",
 ];
 
-/// The name of a directive that matters: one of [`DIRECTIVES`], or one by which httpd may answer 502, 503 or 504 by itself:
-/// "redirect" for all of mod_alias, "sec" for all of mod_security.
+/// The name of a directive that matters: one of [`DIRECTIVES`], or one by which httpd may answer
+/// 502, 503 or 504 by itself: "redirect" for all of mod_alias, "sec" for all of mod_security.
 fn known(name: &str, rest: &str) -> Option<&'static str> {
     if name.starts_with("redirect") {
         return rest.contains('5').then_some("redirect");

@@ -1,7 +1,9 @@
-//! Which requests of a host are sent where: `ProxyPass` and its kin, in the order in which httpd asks them.
+//! Which requests of a host are sent where: `ProxyPass` and its kin, in the order in which httpd
+//! asks them.
 //!
-//! `RewriteRule ... [P]` of the server is asked first, then `ProxyPass` of the `<Location>`s, of which the last one that
-//! fits counts, then that of the server, of which the first one counts; handlers come last.
+//! `RewriteRule ... [P]` of the server is asked first, then `ProxyPass` of the `<Location>`s, of
+//! which the last one that fits counts, then that of the server, of which the first one counts;
+//! handlers come last.
 
 use why502_proto::v1::EndpointDeclared;
 

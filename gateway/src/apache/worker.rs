@@ -1,6 +1,7 @@
 //! Where requests are sent: a URL of mod_proxy, and the parameters of its worker.
 //!
-//! Page: <https://httpd.apache.org/docs/2.4/mod/mod_proxy.html#proxypass>; defaults from `proxy_util.c` of 2.4.
+//! Page: <https://httpd.apache.org/docs/2.4/mod/mod_proxy.html#proxypass>; defaults from
+//! `proxy_util.c` of 2.4.
 
 use why502_proto::v1::Protocol;
 
@@ -49,8 +50,8 @@ pub enum Url {
     AtRunTime,
 }
 
-/// Reads a URL as in `ProxyPass`, `BalancerMember`, `RewriteRule ... [P]` and behind `proxy:` of `SetHandler`. `None`: it
-/// is none that mod_proxy sends to.
+/// Reads a URL as in `ProxyPass`, `BalancerMember`, `RewriteRule ... [P]` and behind `proxy:` of
+/// `SetHandler`. `None`: it is none that mod_proxy sends to.
 pub fn url(text: &str) -> Option<Url> {
     let (socket, text) = match strip_no_case(text, "unix:").and_then(|rest| rest.split_once('|')) {
         Some((path, url)) => (Some(path), url),
@@ -85,7 +86,8 @@ fn balancer(name: &str) -> Url {
     Url::Balancer(name.to_ascii_lowercase())
 }
 
-/// `http://app$1/`: the name goes on in a variable, if that does not begin with a slash, which nobody can know.
+/// `http://app$1/`: the name goes on in a variable, if that does not begin with a slash, which
+/// nobody can know.
 fn cut_by_variable(rest: &str, authority: &str) -> bool {
     rest[authority.len()..].starts_with(['$', '%'])
         && !rest[authority.len()..].starts_with("%{REQUEST_URI}")
@@ -157,8 +159,8 @@ impl Parameters {
         }
     }
 
-    /// How long an idle connection is kept; `None`: none is. `worker`: the configuration names this address, and not only
-    /// a rule that leads there.
+    /// How long an idle connection is kept; `None`: none is. `worker`: the configuration names this
+    /// address, and not only a rule that leads there.
     pub fn keepalive_ms(&self, scheme: &Scheme, worker: bool) -> Option<u64> {
         let reused = worker && scheme.reuse.is_some_and(|usual| self.reuse.unwrap_or(usual));
         reused.then(|| self.ttl_ms.unwrap_or(KEPT_UNTIL_CLOSED))

@@ -1,8 +1,9 @@
-//! nginx's lines, of both logs and in any order: from the journal, from a terminal, or from a file of which nobody knows
-//! the configuration.
+//! nginx's lines, of both logs and in any order: from the journal, from a terminal, or from a file
+//! of which nobody knows the configuration.
 //!
-//! Without a configuration the names of routes come from the line: server name, or `Host:`, and the first part of the
-//! path. What the access log says of a 502 is then all there is, unless its format has nginx's upstream variables.
+//! Without a configuration the names of routes come from the line: server name, or `Host:`, and the
+//! first part of the path. What the access log says of a 502 is then all there is, unless its
+//! format has nginx's upstream variables.
 
 use std::sync::Arc;
 
@@ -157,8 +158,8 @@ impl Lines for NginxLines {
     }
 }
 
-/// A line without the host and the tag that nginx writes into its datagrams, and that journald leaves where the host's
-/// name stands before the tag ("gw nginx: 2026/...").
+/// A line without the host and the tag that nginx writes into its datagrams, and that journald
+/// leaves where the host's name stands before the tag ("gw nginx: 2026/...").
 fn own(line: &str) -> &str {
     /// `ngx_syslog.c`: a tag has at most 32 bytes; names of hosts have at most 64.
     const HEAD_MAX: usize = 100;
@@ -171,8 +172,8 @@ fn own(line: &str) -> &str {
     if stamped && tag.chars().all(word) { rest } else { line }
 }
 
-/// Formats that need no configuration: the predefined one, with anything behind it, and JSON whose keys are named as
-/// nginx's variables.
+/// Formats that need no configuration: the predefined one, with anything behind it, and JSON whose
+/// keys are named as nginx's variables.
 fn usual(line: &str) -> Option<AccessLine> {
     if line.starts_with('{') {
         return json(line);
@@ -208,8 +209,8 @@ fn route_of(line: &AccessLine) -> String {
     route(line.server.as_deref().unwrap_or(""), &line.host, &line.path)
 }
 
-/// The name of a route where no configuration is known: server name, or else what was asked for, and the first part of
-/// the path.
+/// The name of a route where no configuration is known: server name, or else what was asked for,
+/// and the first part of the path.
 pub fn route(server: &str, host: &str, path: &str) -> String {
     let name = match server {
         "" | "_" => host.rsplit_once(':').map_or(host, |(name, _)| name),
