@@ -33,6 +33,8 @@ pub struct Effective {
     /// One for each route and endpoint, with the defaults of the version filled in. `addresses` equals the endpoint
     /// where that is an address, and is empty where it is a name: the agent resolves it.
     pub endpoints: Vec<v1::EndpointDeclared>,
+    /// Peers that it says it does not ask now, for their failures or its health checks.
+    pub disabled: Vec<v1::EndpointDisabled>,
     /// What it listens on: "0.0.0.0:80", "\[::\]:443", "unix:/run/x.sock".
     pub listens: BTreeSet<String>,
     /// Where it logs, and how the lines are read.

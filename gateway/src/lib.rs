@@ -7,6 +7,7 @@
 
 pub mod effective;
 pub mod files;
+pub mod haproxy;
 pub mod kind;
 pub mod lines;
 pub mod nginx;
