@@ -42,7 +42,7 @@ pub enum Alert<'a> {
 type Reader = for<'a> fn(&'a str) -> Option<Alert<'a>>;
 
 /// An example of each, and what reads it.
-pub const ALERTS: [(&str, Reader); 7] = [
+pub const ALERTS: [(&str, Reader); 8] = [
     (
         "Server checked/s1 is DOWN, reason: Layer4 connection problem, info: \"Connection refused\", check duration: 0ms. \
          0 active and 0 backup servers left. 0 sessions active, 0 requeued, 0 remaining in queue.",
@@ -51,6 +51,11 @@ pub const ALERTS: [(&str, Reader); 7] = [
     (
         "Server app/s1 is going DOWN for maintenance (DNS NX status). 0 active and 0 backup servers left.",
         maintenance,
+    ),
+    (
+        "[WARNING]  (3903) : config : [/etc/haproxy/haproxy.cfg:120] : 'server dns/s1' : could not resolve address \
+         'app.invalid', disabling server.",
+        unresolved,
     ),
     ("backend checked has no server available!", no_server),
     (
@@ -114,6 +119,16 @@ fn maintenance(line: &str) -> Option<Alert<'_>> {
         _ => (Phase::Unspecified, Fault::Unspecified),
     };
     Some(Alert::Down { backend, server, phase, fault })
+}
+
+fn unresolved(line: &str) -> Option<Alert<'_>> {
+    let text = unlabelled(line)?;
+    let (_, rest) = text.split_once("'server ")?;
+    let (name, rest) = rest.split_once('\'')?;
+    let (backend, server) = name.split_once('/')?;
+    let known = rest.contains("could not resolve address") && rest.contains("disabling server");
+    let (phase, fault) = (Phase::Resolve, Fault::DnsFailed);
+    known.then_some(Alert::Down { backend, server, phase, fault })
 }
 
 fn no_server(line: &str) -> Option<Alert<'_>> {

@@ -52,8 +52,15 @@ pub fn take(effective: &mut Effective, answers: &[String]) {
         }
         _ => state.endpoint.clone(),
     };
+    // A template has more servers than the name has addresses: one without any is no failure beside others.
+    let spare = |state: &State<'_>| {
+        let group = groups.get(&(state.backend, state.endpoint.as_str()));
+        state.address.is_none()
+            && group.is_some_and(|group| group.iter().any(|s| s.address.is_some()))
+    };
+    let known = states.iter().filter(|state| !spare(state));
     let endpoints: HashMap<(&str, &str), String> =
-        states.iter().map(|state| ((state.backend, state.name), named(state))).collect();
+        known.map(|state| ((state.backend, state.name), named(state))).collect();
     effective.disabled = down(stat, &effective.instance, &endpoints);
 }
 
@@ -114,6 +121,7 @@ fn down(
         let (backend, server, status) = (cell("pxname"), cell("svname"), cell("status"));
         let resolution = status == "MAINT (resolution)";
         let is_server = !matches!(server, "" | "BACKEND" | "FRONTEND");
+        let Some(endpoint) = endpoints.get(&(backend, server)) else { continue };
         if !is_server || !(status.starts_with("DOWN") || resolution) {
             continue;
         }
@@ -129,7 +137,7 @@ fn down(
             .collect::<Vec<_>>();
         found.push(v1::EndpointDisabled {
             instance: instance.to_owned(),
-            endpoint: endpoints.get(&(backend, server)).cloned().unwrap_or_default(),
+            endpoint: endpoint.clone(),
             upstream: backend.to_owned(),
             phase: phase.into(),
             fault: fault.into(),

@@ -16,6 +16,9 @@ pub const TCP: &str = "%ci:%cp [%t] %ft %b/%s %Tw/%Tc/%Tt %B %ts %ac/%fc/%bc/%sc
 pub const CLF: &str = "%{+Q}o %{-Q}ci - - [%trg] %r %ST %B \"\" \"\" %cp %ms %ft %b %s %TR %Tw %Tc %Tr %Ta %tsc %ac %fc %bc \
      %sc %rc %sq %bq %CC %CS %hrl %hsl";
 
+/// Ends of values that are tried in one line.
+const TRIES_MAX: u32 = 200;
+
 /// A format, ready to read lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Format {
@@ -30,7 +33,7 @@ enum Piece {
 }
 
 /// What a line of a request says; `None` where it, or its format, does not.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Request<'a> {
     /// Frontend, without the `~` of TLS.
     pub frontend: &'a str,
@@ -121,37 +124,64 @@ impl Format {
 
     /// Reads a line; `None`: another format wrote it.
     pub fn read<'a>(&self, line: &'a str) -> Option<Request<'a>> {
-        let mut read = Request::default();
-        let mut rest = line.trim_end();
-        let mut pieces = self.pieces.iter().peekable();
-        // The blank before an empty value stands for the one behind it as well.
-        let mut swallowed = false;
-        while let Some(piece) = pieces.next() {
-            let (name, quoted) = match piece {
-                Piece::Literal(literal) => {
-                    let blank = literal.strip_prefix(' ').filter(|_| swallowed);
-                    let literal = blank.unwrap_or(literal);
-                    match rest.strip_prefix(literal) {
-                        Some(after) => rest = after,
-                        None if rest.is_empty() && literal.trim().is_empty() => {}
-                        None => return None,
-                    }
-                    swallowed = pieces.next_if(|next| skips(next, rest)).is_some();
-                    continue;
+        let mut tries = TRIES_MAX;
+        let read = walk(&self.pieces, line.trim_end(), Request::default(), false, &mut tries)?;
+        is_state(read.state).then_some(read)
+    }
+}
+
+/// Reads what is left. `swallowed`: the blank before an empty value stood for the one that comes now.
+fn walk<'a>(
+    mut pieces: &[Piece],
+    mut rest: &'a str,
+    mut read: Request<'a>,
+    mut swallowed: bool,
+    tries: &mut u32,
+) -> Option<Request<'a>> {
+    while let Some((piece, behind)) = pieces.split_first() {
+        pieces = behind;
+        let (name, quoted) = match piece {
+            Piece::Literal(literal) => {
+                let blank = literal.strip_prefix(' ').filter(|_| swallowed);
+                let literal = blank.unwrap_or(literal);
+                match rest.strip_prefix(literal) {
+                    Some(after) => rest = after,
+                    None if rest.is_empty() && literal.trim().is_empty() => {}
+                    None => return None,
                 }
-                Piece::Value(name, quoted) => (name.as_str(), *quoted),
-            };
-            let next = match pieces.peek() {
-                Some(Piece::Literal(next)) => Some(next.as_str()),
-                Some(Piece::Value(..)) => return None,
-                None => None,
-            };
+                swallowed = pieces.first().is_some_and(|next| skips(next, rest));
+                pieces = &pieces[usize::from(swallowed)..];
+                continue;
+            }
+            Piece::Value(name, quoted) => (name.as_str(), *quoted),
+        };
+        let next = match pieces.first() {
+            Some(Piece::Literal(next)) => Some(next.as_str()),
+            Some(Piece::Value(..)) => return None,
+            None => None,
+        };
+        // Words of an expression may have blanks, so that what follows decides where they end.
+        let open = !quoted && !name.bytes().all(|byte| byte.is_ascii_alphabetic());
+        let Some(next) = next.filter(|_| open) else {
             let (value, left) = cut(name, quoted, rest, next)?;
             set(&mut read, name, value)?;
             rest = left;
+            continue;
+        };
+        for (end, _) in rest.match_indices(next) {
+            *tries = tries.checked_sub(1)?;
+            set(&mut read, name, &rest[..end])?;
+            if let Some(read) = walk(pieces, &rest[end..], read, swallowed, tries) {
+                return Some(read);
+            }
         }
-        (rest.is_empty() && is_state(read.state)).then_some(read)
+        if !next.trim().is_empty() {
+            return None;
+        }
+        set(&mut read, name, rest)?;
+        rest = "";
     }
+    rest.is_empty().then_some(read)
 }
 
 /// Whether captured headers come next and there are none.

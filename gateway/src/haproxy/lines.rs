@@ -11,7 +11,7 @@ use super::request::{self, Model};
 use super::{NAME, prefix};
 use crate::lines::{Lines, Told, What};
 
-/// Each `log` line has its own copy of what it takes: they come one behind the other.
+/// Each `log` line has its own copy of what it takes, almost next to each other. No two requests have the same line.
 const COPIES_MAX: usize = 8;
 /// Backends with an alert that waits for its request.
 const ALERTED_MAX: usize = 256;
@@ -21,15 +21,25 @@ const ALERTED_MAX: usize = 256;
 pub struct Reader {
     model: Arc<Model>,
     formats: Arc<[Format]>,
-    copies: VecDeque<String>,
+    requests: VecDeque<String>,
+    /// The last line that was about no request: the same may happen again when another came between.
+    said: String,
     alerted: HashMap<String, Fault>,
-    refused: bool,
+    /// Label of the process whose refusal was told.
+    refused: String,
 }
 
 impl Reader {
     /// With what a configuration says.
     pub fn new(model: Arc<Model>, formats: Arc<[Format]>) -> Self {
-        Self { model, formats, copies: VecDeque::new(), alerted: HashMap::new(), refused: false }
+        Self {
+            model,
+            formats,
+            requests: VecDeque::new(),
+            said: String::new(),
+            alerted: HashMap::new(),
+            refused: String::new(),
+        }
     }
 
     /// With the formats that have names, and no configuration.
@@ -77,14 +87,19 @@ impl Reader {
                 self.alerted.insert(backend.to_owned(), fault);
                 None
             }
-            // Many lines say why; the first is the reason.
-            Alert::Refused => (!std::mem::replace(&mut self.refused, true)).then(|| {
-                What::Reloaded(v1::GatewayReloaded {
+            // Many lines say why; the first of a process is the reason.
+            Alert::Refused => {
+                let label = text.split(" : ").next().unwrap_or("");
+                if self.refused == label {
+                    return None;
+                }
+                label.clone_into(&mut self.refused);
+                Some(What::Reloaded(v1::GatewayReloaded {
                     gateway: NAME.to_owned(),
                     instance: self.model.instance.clone(),
                     error: message(),
-                })
-            }),
+                }))
+            }
             Alert::WorkerEnded { pid, status } => (status > 128 && status != 143).then(|| {
                 What::Event(v1::AppServerEvent {
                     server: NAME.to_owned(),
@@ -109,23 +124,26 @@ impl Reader {
 impl Lines for Reader {
     fn read(&mut self, line: &str, told: &mut Vec<Told>) {
         let (text, at_us) = prefix::strip(line);
-        // What it prints itself it also logs, where it logs; the label is all that differs.
-        let own = alert::unlabelled(text);
-        let copy = own.unwrap_or(text);
-        if self.copies.iter().any(|seen| seen == copy) {
+        if self.requests.iter().any(|seen| seen == text) {
             return;
         }
-        let before = told.len();
-        let requested = self.request(text, at_us, told);
-        let alert = if requested { None } else { alert::read(text).or_else(|| alert::read(own?)) };
-        let known = told.len() > before || alert.is_some();
-        if let Some(what) = alert.as_ref().and_then(|alert| self.alert(alert, text)) {
-            told.push(Told { at_us, what });
+        if self.request(text, at_us, told) {
+            self.requests.truncate(COPIES_MAX - 1);
+            self.requests.push_front(text.to_owned());
+            return;
         }
-        self.refused &= alert == Some(Alert::Refused) || !requested;
-        if known && !matches!(alert, Some(Alert::Connect { .. })) {
-            self.copies.truncate(COPIES_MAX - 1);
-            self.copies.push_front(copy.to_owned());
+        // What it prints itself it also logs, where it logs; the label is all that differs.
+        let own = alert::unlabelled(text);
+        let said = own.unwrap_or(text);
+        if own.is_some_and(|own| own.starts_with("haproxy version is")) {
+            self.refused.clear();
+        }
+        if std::mem::replace(&mut self.said, said.to_owned()) == said {
+            return;
+        }
+        let alert = alert::read(text).or_else(|| alert::read(own?));
+        if let Some(what) = alert.and_then(|alert| self.alert(&alert, text)) {
+            told.push(Told { at_us, what });
         }
     }
 }

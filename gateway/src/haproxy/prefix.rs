@@ -39,7 +39,7 @@ fn bsd_stamp(text: &str) -> Option<&str> {
         b'0' => byte.is_ascii_digit() || byte == b' ',
         _ => byte == *like,
     });
-    (MONTHS.contains(&&stamp[..3]) && shape).then_some(behind)
+    (MONTHS.contains(&stamp.get(..3)?) && shape).then_some(behind)
 }
 
 /// What follows "host haproxy[812]: " or "haproxy[812]: ".

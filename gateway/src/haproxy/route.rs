@@ -80,7 +80,7 @@ fn term(words: &[String], asks: &mut Asks) {
         "" | "str" => format!("={value}"),
         "beg" | "dir" => format!("/{}", value.trim_start_matches('/')),
         "reg" => format!("~{value}"),
-        "end" => format!("*{value}"),
+        "end" => format!("/*{value}"),
         _ => return,
     };
     asks.path.get_or_insert(path);
