@@ -42,6 +42,7 @@ pub struct Daemon {
     seen: Option<v1::GatewaySeen>,
     declared: BTreeMap<(String, String), v1::EndpointDeclared>,
     problems: BTreeSet<Problem>,
+    disabled: Vec<v1::EndpointDisabled>,
     stamp: Vec<Option<(u64, i64)>>,
 }
 
@@ -73,6 +74,7 @@ impl Daemon {
             seen: None,
             declared: BTreeMap::new(),
             problems: BTreeSet::new(),
+            disabled: Vec::new(),
             stamp: Vec::new(),
         }
     }
@@ -136,6 +138,7 @@ impl Daemon {
         self.ask(true).await;
         self.resolve().await;
         self.tell_declared(observer, true);
+        self.tell_disabled(observer);
         self.tell_problems(observer);
     }
 
@@ -155,6 +158,7 @@ impl Daemon {
         if self.ask(false).await {
             self.resolve().await;
             self.tell_declared(observer, true);
+            self.tell_disabled(observer);
         }
         Look::Same
     }
@@ -269,6 +273,17 @@ impl Daemon {
             route: route.to_owned(),
             endpoint: endpoint.to_owned(),
         }));
+    }
+
+    /// Tells peers that it says it does not ask now, and asked when it said so last.
+    fn tell_disabled(&mut self, observer: &Observer) {
+        let same = |a: &v1::EndpointDisabled, b: &v1::EndpointDisabled| {
+            let key = |fact: &v1::EndpointDisabled| (fact.phase, fact.fault);
+            a.endpoint == b.endpoint && a.upstream == b.upstream && key(a) == key(b)
+        };
+        let before = std::mem::replace(&mut self.disabled, self.effective.disabled.clone());
+        let news = self.disabled.iter().filter(|fact| !before.iter().any(|old| same(old, fact)));
+        news.for_each(|fact| observer.observe(Kind::EndpointDisabled(fact.clone())));
     }
 
     fn tell_problems(&mut self, observer: &Observer) {
