@@ -11,6 +11,7 @@ pub mod effective;
 pub mod envoy;
 pub mod errno;
 pub mod files;
+pub mod haproxy;
 pub mod kind;
 pub mod lines;
 pub mod nginx;

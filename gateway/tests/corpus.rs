@@ -18,10 +18,10 @@ use why502_gateway::effective::{Effective, Start, Target};
 use why502_gateway::files::below;
 use why502_gateway::kind::{KINDS, Kind};
 use why502_gateway::lines::{Told, What};
-use why502_proto::v1::{EndpointDeclared, Fault, Phase, Protocol};
+use why502_proto::v1::{EndpointDeclared, EndpointDisabled, Fault, Phase, Protocol};
 
 const BEHIND: &str = "# ---\n";
-const OURS: [&str; 2] = ["envoy", "traefik"];
+const OURS: [&str; 3] = ["envoy", "haproxy", "traefik"];
 
 struct Case {
     start: Start,
@@ -91,7 +91,7 @@ fn shown(kind: &Kind, case: &Case) -> String {
         writeln!(out, "# {}", declared(fact)).unwrap();
     }
     for fact in &effective.disabled {
-        writeln!(out, "# disabled {} [{}]", fact.endpoint, fact.upstream).unwrap();
+        writeln!(out, "# {}", disabled(fact)).unwrap();
     }
     for problem in &effective.problems {
         writeln!(out, "# ! {}:{} {}", problem.place.file, problem.place.line, problem.text)
@@ -160,6 +160,17 @@ fn told(effective: &mut Effective, lines: &[String], out: &mut String) {
     }
 }
 
+fn disabled(fact: &EndpointDisabled) -> String {
+    format!(
+        "disabled {} [{}] {} {} {}",
+        fact.endpoint,
+        fact.upstream,
+        Phase::try_from(fact.phase).unwrap().as_str_name(),
+        Fault::try_from(fact.fault).unwrap().as_str_name(),
+        fact.message,
+    )
+}
+
 fn event(told: &Told) -> String {
     let at = told.at_us.map_or_else(|| "-".to_owned(), |at| at.to_string());
     match &told.what {
@@ -186,13 +197,7 @@ fn event(told: &Told) -> String {
             fact.relayed,
             fact.slowest_ms,
         ),
-        What::Disabled(fact) => format!(
-            "{at} disabled {} [{}] {} {}",
-            fact.endpoint,
-            fact.upstream,
-            Fault::try_from(fact.fault).unwrap().as_str_name(),
-            fact.message,
-        ),
+        What::Disabled(fact) => format!("{at} {}", disabled(fact)),
         What::Reloaded(fact) => format!("{at} reloaded {}", fact.error),
         What::Event(fact) => format!("{at} event {}", fact.text),
     }
@@ -229,7 +234,7 @@ fn every_case_means_what_stands_behind_it() {
 }
 
 /// One site of many: `{n}` is its number.
-const SITES: [(&str, &str, &str); 2] = [
+const SITES: [(&str, &str, &str); 3] = [
     (
         "envoy",
         "/etc/envoy/envoy.yaml",
@@ -242,6 +247,12 @@ const SITES: [(&str, &str, &str); 2] = [
         "/etc/traefik/dynamic.yml",
         "    s{n}:\n      loadBalancer:\n        servers:\n          - url: http://10.0.0.1:{port}\n",
     ),
+    (
+        "haproxy",
+        "/etc/haproxy/haproxy.cfg",
+        "backend b{n}\n  option httpchk GET /health\n  server s1 10.0.0.1:{port} check inter 5s\nfrontend f{n}\n  \
+         bind 10.0.0.2:{port}\n  use_backend b{n} if { hdr(host) -i site-{n}.example }\n",
+    ),
 ];
 
 #[test]
@@ -253,14 +264,15 @@ fn twenty_thousand_servers_take_linear_time() {
                 site.replace("{n}", &n.to_string()).replace("{port}", &(n % 60_000 + 1).to_string())
             };
             let sites: String = (0..count).map(one).collect();
-            let begin = match name {
-                "envoy" => "static_resources:\n  clusters:\n".to_owned(),
-                _ => "http:\n  services:\n".to_owned(),
+            let (argv, begin) = match name {
+                "envoy" => ("envoy -c /etc/envoy/envoy.yaml", "static_resources:\n  clusters:\n"),
+                "haproxy" => ("haproxy -f /etc/haproxy/haproxy.cfg", "defaults\n  mode http\n"),
+                _ => (
+                    "traefik --providers.file.filename=/etc/traefik/dynamic.yml",
+                    "http:\n  services:\n",
+                ),
             };
-            let main = "# argv: traefik --providers.file.filename=/etc/traefik/dynamic.yml\n";
-            let argv =
-                if name == "envoy" { "# argv: envoy -c /etc/envoy/envoy.yaml\n" } else { main };
-            let case = lay_out(&format!("{argv}# file: {path}\n{begin}{sites}"));
+            let case = lay_out(&format!("# argv: {argv}\n# file: {path}\n{begin}{sites}"));
             let kind = kinds().find(|kind| kind.name == name).unwrap();
             let begun = Instant::now();
             let effective = (kind.read)(&case.start);
@@ -287,7 +299,7 @@ proptest! {
             let at = below(root.path(), Path::new(path));
             fs::create_dir_all(at.parent().unwrap()).unwrap();
             fs::write(&at, &bytes).unwrap();
-            let argv = ["p", "-c", path, "--providers.file.filename", path];
+            let argv = ["p", "-c", path, "-f", path, "--providers.file.filename", path];
             let argv = argv.into_iter().map(str::to_owned).collect();
             let start = Start { argv, directory: "/".into(), root: root.path().into(), ..Start::default() };
             let mut effective = (kind.read)(&start);
@@ -316,9 +328,13 @@ proptest! {
     }
 }
 
-const GOOD: [&str; 4] = [
+const GOOD: [&str; 8] = [
     "[2026-11-27T21:41:07.462Z] \"GET /refused?token=1 HTTP/1.1\" 503 UF 0 98 0 - \"-\" \"curl/7.88.1\" \"06\" \"127.0.0.1:10000\" \"127.0.0.1:9\"",
     "127.0.0.1 - - [27/Nov/2026:21:42:16 +0000] \"GET /refused?token=1 HTTP/1.1\" 502 11 \"-\" \"-\" 2 \"refused@file\" \"http://127.0.0.1:9\" 0ms",
     "2026-11-27T21:42:32Z ERR 500 Internal Server Error error=\"tls: first record does not look like a TLS handshake\"",
     "{\"level\":\"debug\",\"error\":\"dial tcp 127.0.0.1:9: connect: connection refused\",\"time\":\"2026-11-27T21:42:52Z\",\"message\":\"502 Bad Gateway\"}",
+    "Nov 27 22:23:49 gw haproxy[812]: 127.0.0.1:5 [27/Nov/2026:22:23:49.510] in refused/s1 0/0/-1/-1/1000 503 217 - - SC-- 1/1/0/0/1 0/0 {a|b} \"GET /refused?token=1 HTTP/1.1\"",
+    "127.0.0.1:51308 [27/Nov/2026:22:24:31.643] tcpref tcpref/s1 1/-1/1000 0 SC 2/1/0/0/1 0/0",
+    "Server checked7/s1 is DOWN, reason: Layer7 wrong status, code: 502, info: \"Bad Gateway\", check duration: 0ms. 9 active",
+    "[ALERT]    (812) : Current worker (813) exited with code 139 (Segmentation fault)",
 ];

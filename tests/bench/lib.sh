@@ -95,5 +95,17 @@ UNIT
   on "$1" systemctl start traefik
 }
 
+# haproxy HOST: HAProxy with Debian's sections global and defaults; standard input follows them.
+haproxy() {
+  {
+    printf 'global\n  log /dev/log local0\n  log /dev/log local1 notice\n  chroot /var/lib/haproxy\n'
+    printf '  stats socket /run/haproxy/admin.sock mode 660 level admin\n  user haproxy\n  group haproxy\n'
+    printf 'defaults\n  log global\n  mode http\n  option httplog\n  option dontlognull\n'
+    printf '  timeout connect 2s\n  timeout client 30s\n  timeout server 30s\n  retries 1\n'
+    cat
+  } | put "$1" /etc/haproxy/haproxy.cfg
+  on "$1" systemctl restart haproxy
+}
+
 # answers HOST URL: waits until it is answered with 200.
 answers() { until_true "$1" curl -sf -o /dev/null --max-time 5 "$2"; }

@@ -51,6 +51,13 @@ pub(crate) const GATEWAYS: &[Gateway] = &[
         },
     },
     Gateway {
+        name: "HAProxy 2.6",
+        unit: "haproxy",
+        port: 8082,
+        instance: "/etc/haproxy/haproxy.cfg",
+        files: |symptoms| vec![("/etc/haproxy/haproxy.cfg", haproxy(8082, symptoms))],
+    },
+    Gateway {
         name: "Apache httpd 2.4",
         unit: "apache2",
         port: 8083,
@@ -97,6 +104,32 @@ pub(crate) const GATEWAYS: &[Gateway] = &[
         },
     },
 ];
+
+fn haproxy(port: u16, symptoms: &[Symptom]) -> String {
+    let mut text = format!(
+        "global\n  log /dev/log local0\n  user haproxy\ndefaults\n  log global\n  mode http\n  option httplog\n  \
+         timeout connect 1s\n  timeout client 20s\n  timeout server 1s\n  retries 1\nfrontend web\n  \
+         bind 127.0.0.1:{port}\n"
+    );
+    for Symptom { name, .. } in symptoms {
+        writeln!(text, "  use_backend {name} if {{ path_beg /{name}/ }}").unwrap();
+    }
+    for Symptom { name, to } in symptoms {
+        let server = match to {
+            To::Address(address) => format!("{address} init-addr libc,none"),
+            To::Port(port) => format!("127.0.0.1:{port}"),
+            To::Tls(port) => format!("127.0.0.1:{port} ssl verify none"),
+            To::Checked(port) => {
+                format!(
+                    "127.0.0.1:{port} ssl verify required ca-file /etc/ssl/certs/ca-certificates.crt"
+                )
+            }
+            To::Unix(path) => format!("unix@{path}"),
+        };
+        writeln!(text, "backend {name}\n  server one {server}").unwrap();
+    }
+    text
+}
 
 fn apache(symptoms: &[Symptom]) -> String {
     let mut text = String::from(

@@ -141,6 +141,7 @@ impl Daemon {
         }
         self.resolve().await;
         self.tell_declared(observer, true);
+        self.tell_disabled(observer);
         self.tell_problems(observer);
     }
 
@@ -161,6 +162,7 @@ impl Daemon {
             self.place_asked(observer, lines);
             self.resolve().await;
             self.tell_declared(observer, true);
+            self.tell_disabled(observer);
         }
         Look::Same
     }
@@ -290,6 +292,17 @@ impl Daemon {
             route: route.to_owned(),
             endpoint: endpoint.to_owned(),
         }));
+    }
+
+    /// Tells peers that it says it does not ask now, and asked when it said so last.
+    fn tell_disabled(&mut self, observer: &Observer) {
+        let same = |a: &v1::EndpointDisabled, b: &v1::EndpointDisabled| {
+            let key = |fact: &v1::EndpointDisabled| (fact.phase, fact.fault);
+            a.endpoint == b.endpoint && a.upstream == b.upstream && key(a) == key(b)
+        };
+        let before = std::mem::replace(&mut self.disabled, self.effective.disabled.clone());
+        let news = self.disabled.iter().filter(|fact| !before.iter().any(|old| same(old, fact)));
+        news.for_each(|fact| observer.observe(Kind::EndpointDisabled(fact.clone())));
     }
 
     fn tell_problems(&mut self, observer: &Observer) {
