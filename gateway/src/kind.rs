@@ -29,4 +29,5 @@ pub struct Kind {
 }
 
 /// All of them.
-pub const KINDS: &[Kind] = &[crate::apache::KIND, crate::envoy::KIND, crate::traefik::KIND];
+pub const KINDS: &[Kind] =
+    &[crate::apache::KIND, crate::caddy::KIND, crate::envoy::KIND, crate::traefik::KIND];

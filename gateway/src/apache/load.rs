@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::known::{BUILT_IN, SECTIONS, known, module_name};
 use super::syntax::{Line, Lines, Node, line, words};
 use crate::files::Files;
 use crate::place::{Place, Problem};
@@ -17,9 +18,6 @@ const DEPTH_MAX: usize = 16;
 const NESTED_MAX: usize = 64;
 /// Text that `Use` may add, in bytes: a macro that uses another one twice doubles with each level.
 const EXPANDED_MAX: usize = 16 << 20;
-
-/// Modules that are compiled in everywhere, and those that Debian and Red Hat compile in.
-const BUILT_IN: [&str; 7] = ["core", "so", "http_core", "log_config", "logio", "version", "unixd"];
 
 /// What the meaning of a text depends on.
 pub struct Given {
@@ -404,60 +402,4 @@ fn keep(open: Open, stack: &mut [Open], nodes: &mut Vec<Node>) {
         Open::Passed(_) => None,
     });
     around.unwrap_or(nodes).push(node);
-}
-
-/// "proxy_http" of "proxy_http_module", "mod_proxy_http.c" and "modules/mod_proxy_http.so".
-fn module_name(text: &str) -> String {
-    let name = text.rsplit('/').next().unwrap_or(text);
-    let name = name.strip_prefix("mod_").unwrap_or(name);
-    let name = name.trim_end_matches(".c").trim_end_matches(".so").trim_end_matches("_module");
-    // The event MPM is event.c and mpm_event_module.
-    name.strip_prefix("mpm_").unwrap_or(name).to_owned()
-}
-
-/// Directives that say something about where requests go, or what is logged.
-const DIRECTIVES: [&str; 18] = [
-    "balancermember",
-    "customlog",
-    "errorlog",
-    "globallog",
-    "listen",
-    "logformat",
-    "proxypass",
-    "proxypassmatch",
-    "proxyset",
-    "proxytimeout",
-    "rewriteengine",
-    "rewriterule",
-    "serveralias",
-    "servername",
-    "setenv",
-    "sethandler",
-    "timeout",
-    "transferlog",
-];
-
-/// Sections that are part of the tree.
-const SECTIONS: [&str; 9] = [
-    "virtualhost",
-    "location",
-    "locationmatch",
-    "directory",
-    "directorymatch",
-    "files",
-    "filesmatch",
-    "proxy",
-    "proxymatch",
-];
-
-/// The name of a directive that matters: one of [`DIRECTIVES`], or one by which httpd may answer 502, 503 or 504 by itself:
-/// "redirect" for all of mod_alias, "sec" for all of mod_security.
-fn known(name: &str, rest: &str) -> Option<&'static str> {
-    if name.starts_with("redirect") {
-        return rest.contains('5').then_some("redirect");
-    }
-    if name.starts_with("sec") {
-        return rest.contains("status:50").then_some("sec");
-    }
-    DIRECTIVES.iter().find(|known| **known == name).copied()
 }
