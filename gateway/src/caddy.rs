@@ -19,6 +19,7 @@ use crate::place::Place;
 
 pub mod caddyfile;
 pub mod config;
+pub mod entry;
 pub mod json;
 pub mod lines;
 pub mod load;
@@ -38,7 +39,7 @@ pub const KIND: Kind = Kind {
     follows_files: false,
     read,
     answered,
-    knows: lines::knows,
+    knows: entry::knows,
     lines: || Box::new(CaddyLines::new("", Arc::default())),
 };
 
@@ -68,11 +69,10 @@ impl Options {
                 .split_once('=')
                 .map_or((word.as_str(), None), |(f, v)| (f, Some(v.to_owned())));
             match flag.trim_start_matches('-') {
-                name if !flag.starts_with('-') => {
-                    if options.command.is_empty() {
-                        name.clone_into(&mut options.command);
-                    }
+                name if !flag.starts_with('-') && options.command.is_empty() => {
+                    name.clone_into(&mut options.command);
                 }
+                _ if !flag.starts_with('-') => {}
                 "config" | "c" => options.config = glued.or_else(|| words.next().cloned()),
                 "adapter" | "a" => options.adapter = glued.or_else(|| words.next().cloned()),
                 "from" | "f" => options.from = glued.or_else(|| words.next().cloned()),

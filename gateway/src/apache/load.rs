@@ -142,9 +142,8 @@ impl Loader {
             }
         }
         let place = Place { file: file.clone(), line: used.unwrap_or(1) };
-        let passed = stack.iter().position(|open| matches!(open, Open::Passed(_)));
         self.unclosed(&mut stack, nodes);
-        if passed.is_some() {
+        if !stack.is_empty() {
             self.problem(&place, "a condition is not closed".to_owned());
         }
     }
@@ -188,7 +187,11 @@ impl Loader {
         let (not, what) = rest.strip_prefix('!').map_or((false, rest), |rest| (true, rest.trim()));
         match name {
             // A program with everything compiled in loads nothing: nobody can tell what it has.
-            "ifmodule" => passed(self.modules.is_empty() || self.has_module(what) != not),
+            "ifmodule" => {
+                let name = module_name(what);
+                let has = self.modules.contains(&name) || BUILT_IN.contains(&name.as_str());
+                passed(self.modules.is_empty() || has != not)
+            }
             "ifdefine" => passed(self.defines.contains_key(what) != not),
             "ifversion" => passed(self.is_version(rest)),
             "iffile" => {
@@ -197,7 +200,7 @@ impl Loader {
             }
             // Directives of all modules are taken as known.
             "ifdirective" | "ifsection" => passed(!not),
-            // Decided by each request: what stands there may happen.
+            // What each request decides may happen.
             "if" | "elseif" | "else" | "limit" | "limitexcept" => passed(true),
             _ => SECTIONS.iter().find(|known| **known == name).map(|name| {
                 let (args, place) = (words(rest), place.clone());
@@ -354,12 +357,6 @@ impl Loader {
             rest = &from[length..];
         }
         resolved + rest
-    }
-
-    fn has_module(&self, name: &str) -> bool {
-        let name = module_name(name);
-        // A program with everything compiled in loads nothing.
-        self.modules.is_empty() || self.modules.contains(&name) || BUILT_IN.contains(&name.as_str())
     }
 
     /// `<IfVersion >= 2.4.26>`; a version that is not known is the newest.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use why502_proto::v1::{self, AppEvent, EndpointDeclared, Fault, Phase};
 
 use super::config::Config;
+use super::entry::{Entry, fields, seconds_us};
 use super::message::{meaning, peer};
 use crate::lines::{Lines, Told, What};
 use crate::redact;
@@ -27,39 +28,6 @@ pub struct CaddyLines {
     config: Arc<Config>,
     checked: VecDeque<(String, i64)>,
     unchanged: bool,
-}
-
-/// One line.
-struct Entry<'a> {
-    logger: &'a str,
-    message: &'a str,
-    level: &'a str,
-    at_us: Option<i64>,
-    fields: &'a Value,
-}
-
-impl Entry<'_> {
-    fn text(&self, name: &str) -> &str {
-        self.fields[name].as_str().unwrap_or("")
-    }
-
-    fn request(&self, name: &str) -> &str {
-        self.fields["request"][name].as_str().unwrap_or("")
-    }
-
-    fn path(&self) -> &str {
-        self.request("uri").split(['?', '#']).next().unwrap_or("")
-    }
-
-    fn duration_ms(&self) -> Option<u64> {
-        let seconds = self.fields["duration"].as_f64().filter(|s| *s >= 0.0)?;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "`as` saturates"
-        )]
-        Some((seconds * 1000.0) as u64)
-    }
 }
 
 impl CaddyLines {
@@ -326,50 +294,9 @@ impl Lines for CaddyLines {
     }
 }
 
-/// The default of `time_format`: seconds since 1970.
-fn seconds_us(ts: &Value) -> Option<i64> {
-    let seconds = ts.as_f64().filter(|seconds| (0.0..1e11).contains(seconds))?;
-    #[expect(clippy::cast_possible_truncation, reason = "within the range of an i64")]
-    Some((seconds * 1e6) as i64)
-}
-
-/// The fields of a line, whichever encoder wrote it; `None`: none of Caddy's that matters.
-fn fields(line: &str) -> Option<Value> {
-    if line.starts_with('{') {
-        let known = line.contains("\"logger\":\"http")
-            || line.contains("\"logger\":\"admin.api")
-            || line.contains("config is unchanged");
-        return known.then(|| serde_json::from_str(line).ok()).flatten();
-    }
-    // TIME \t LEVEL \t logger \t message \t {...}
-    let mut parts = line.splitn(5, '\t');
-    let (_, level, logger, message) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let known = logger.starts_with("http") || logger == "admin.api";
-    let mut fields: Value =
-        serde_json::from_str(parts.next().unwrap_or("{}")).ok().filter(|_| known)?;
-    let plain = level.trim_matches(|c: char| !c.is_ascii_alphabetic()).to_ascii_lowercase();
-    let map = fields.as_object_mut()?;
-    map.insert("level".to_owned(), plain.into());
-    map.insert("logger".to_owned(), logger.into());
-    map.insert("msg".to_owned(), message.into());
-    Some(fields)
-}
-
-/// Whether the line is one of Caddy's.
-pub fn knows(line: &str) -> bool {
-    let json =
-        line.starts_with("{\"level\":\"") && line.contains("\"ts\":") && line.contains("\"msg\":");
-    let console = || {
-        let mut parts = line.split('\t').skip(2);
-        parts.next().is_some_and(|logger| {
-            logger.starts_with("http.log.") || logger.starts_with("http.handlers.")
-        })
-    };
-    (json && line.contains("\"logger\":\"http.")) || console()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::entry::knows;
     use super::*;
 
     #[test]
