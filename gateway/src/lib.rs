@@ -6,11 +6,8 @@
 //! follows logs and asks admin interfaces, `why502 decode` has only lines; both read them with the same readers.
 
 pub mod apache;
-<<<<<<< HEAD
 pub mod document;
-=======
 pub mod caddy;
->>>>>>> ff3ef86 (gateway: Caddy, its configuration and its loggers)
 pub mod effective;
 pub mod envoy;
 pub mod errno;
