@@ -157,6 +157,7 @@ fn effective(config: &mut Config, loader: &mut Loader, main: &Path, readable: bo
         problems: problems.chain(loader.problems.drain(..)).collect(),
         watched: loader.watched(),
         readable,
+        ..Effective::default()
     }
 }
 

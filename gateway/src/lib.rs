@@ -6,8 +6,8 @@
 //! follows logs and asks admin interfaces, `why502 decode` has only lines; both read them with the same readers.
 
 pub mod apache;
-pub mod document;
 pub mod caddy;
+pub mod document;
 pub mod effective;
 pub mod envoy;
 pub mod errno;
