@@ -29,5 +29,10 @@ pub struct Kind {
 }
 
 /// All of them.
-pub const KINDS: &[Kind] =
-    &[crate::apache::KIND, crate::envoy::KIND, crate::haproxy::KIND, crate::traefik::KIND];
+pub const KINDS: &[Kind] = &[
+    crate::apache::KIND,
+    crate::caddy::KIND,
+    crate::envoy::KIND,
+    crate::haproxy::KIND,
+    crate::traefik::KIND,
+];

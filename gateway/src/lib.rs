@@ -6,6 +6,7 @@
 //! follows logs and asks admin interfaces, `why502 decode` has only lines; both read them with the same readers.
 
 pub mod apache;
+pub mod caddy;
 pub mod document;
 pub mod effective;
 pub mod envoy;

@@ -147,6 +147,16 @@ fn configurations_of_apache() {
     configurations(kind("apache"));
 }
 
+#[test]
+fn configurations_of_caddy() {
+    configurations(kind("caddy"));
+}
+
+#[test]
+fn lines_of_caddy() {
+    recorded(kind("caddy"));
+}
+
 fn told(told: &[Told]) -> String {
     let mut out = String::new();
     for Told { what, .. } in told {
@@ -245,6 +255,18 @@ proptest! {
                  RewriteRule \\( http://a \\[P\\]|[^\n]{0,9}| ){0,80}"
     ) {
         let kind = kind("apache");
+        let root = tempfile::tempdir().unwrap();
+        let begun = Instant::now();
+        read(kind, root.path(), &text);
+        prop_assert!(begun.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn any_configuration_of_caddy_is_read(
+        text in "(a.example|:80| \\{\n|\n\\}\n|reverse_proxy|php_fastcgi| a:80| unix//x|\"|`|<<E|\nE|\\\\\n|import|\\(s\\)| s| /x|\
+                 @m|handle|\\{args\\[0\\]\\}|\\{\\$A:b\\}|Caddyfile|#|[^\n]{0,9}|\n| ){0,80}"
+    ) {
+        let kind = kind("caddy");
         let root = tempfile::tempdir().unwrap();
         let begun = Instant::now();
         read(kind, root.path(), &text);

@@ -107,5 +107,37 @@ haproxy() {
   on "$1" systemctl restart haproxy
 }
 
+# apache HOST [MODULE...]: Debian's Apache with the site of standard input, logs as its own site has them, and further modules.
+apache() {
+  local host=$1
+  shift
+  {
+    printf '<VirtualHost *:80>\n  ServerName gw\n  ErrorLog ${APACHE_LOG_DIR}/error.log\n'
+    printf '  CustomLog ${APACHE_LOG_DIR}/access.log combined\n'
+    cat
+    printf '</VirtualHost>\n'
+  } | put "$host" /etc/apache2/sites-available/000-default.conf
+  on "$host" a2enmod -q proxy_http "$@"
+  on "$host" systemctl start apache2
+}
+
+# caddy HOST: Debian's Caddy with the Caddyfile of standard input; it logs to the journal.
+caddy() {
+  put "$1" /etc/caddy/Caddyfile
+  on "$1" systemctl start caddy
+}
+
+# new_caddy HOST: Caddy 2.11 of the test gateways, started as Debian's is.
+new_caddy() {
+  on "$1" ln -sf /opt/why502-test-gateways/caddy-2.11 /usr/local/bin/caddy
+  put "$1" /etc/systemd/system/caddy.service.d/new.conf << 'UNIT'
+[Service]
+ExecStart=
+ExecStart=/usr/local/bin/caddy run --environ --config /etc/caddy/Caddyfile
+UNIT
+  on "$1" systemctl daemon-reload
+  caddy "$1"
+}
+
 # answers HOST URL: waits until it is answered with 200.
 answers() { until_true "$1" curl -sf -o /dev/null --max-time 5 "$2"; }

@@ -315,7 +315,8 @@ impl<T: Fn(Interest)> Gateways<T> {
                 let Some(log) = self.logs.get_mut(&path) else { break };
                 let (lines, again) = log.read(&self.observer, self.watch.as_ref());
                 more |= again && reads + 1 == READS_MAX;
-                self.lines(&path, &lines).await;
+                let seeing = log.seeing() && !again;
+                self.lines(&path, &lines, seeing).await;
                 let Some(log) = self.logs.get_mut(&path) else { break };
                 if !again || !log.flush(&self.observer).await {
                     break;
@@ -325,26 +326,24 @@ impl<T: Fn(Interest)> Gateways<T> {
         more
     }
 
-    async fn lines(&mut self, path: &PathBuf, lines: &[String]) {
+    async fn lines(&mut self, path: &PathBuf, lines: &[String], seeing: bool) {
         let Some(wanted) = self.logs.get_mut(path).map(|log| log.wanted.clone()) else { return };
         match wanted.how {
             How::NginxErrors => self.error_lines(path, wanted.instance, lines).await,
             How::NginxAccess(access) => {
                 self.access_lines(path, &wanted.instance, &access, lines).await;
             }
-            How::Lines => self.daemon_lines(path, &wanted.instance, lines).await,
+            How::Lines { .. } => self.daemon_lines(path, &wanted.instance, lines, seeing).await,
         }
     }
 
-    async fn daemon_lines(&mut self, path: &PathBuf, name: &str, lines: &[String]) {
+    async fn daemon_lines(&mut self, path: &PathBuf, name: &str, lines: &[String], seeing: bool) {
         let Some(log) = self.logs.get_mut(path) else { return };
         let (mut told, mut reloaded) = (Vec::new(), false);
         let now = Moment::now();
-        for line in lines {
-            self.daemons.read(name, path, line, &mut told);
-            for told in told.drain(..) {
-                reloaded |= log.gathered.add(told, now);
-            }
+        self.daemons.read(name, path, lines, seeing, &mut told);
+        for told in told {
+            reloaded |= log.gathered.add(told, now);
         }
         if reloaded {
             self.reloaded(&BTreeSet::from([name.to_owned()])).await;

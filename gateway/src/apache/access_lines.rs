@@ -36,6 +36,8 @@ pub struct AccessLines {
     log: Arc<Log>,
     format: Format,
     waiting: VecDeque<Waiting>,
+    /// Begin of the first request that was read: what was complained of before it is not known.
+    since_us: Option<i64>,
 }
 
 /// An error that the upstream may have answered itself.
@@ -52,12 +54,13 @@ struct Waiting {
 impl AccessLines {
     /// Nothing is read yet.
     pub fn new(log: Arc<Log>, format: Format) -> Self {
-        Self { log, format, waiting: VecDeque::new() }
+        Self { log, format, waiting: VecDeque::new(), since_us: None }
     }
 
     fn line(&mut self, line: &AccessLine, told: &mut Vec<Told>) {
         if let Some(begin_us) = line.begin_us {
             self.release(begin_us, told);
+            self.since_us.get_or_insert(begin_us);
         }
         let config = self.log.config.clone();
         let Some(route) = route(&self.log, line, &config) else { return };
@@ -75,13 +78,20 @@ impl AccessLines {
                 told.push(Told { at_us: end_us, what: What::Answered(count) });
             }
             (None, _) => match (seconds(line), end_us) {
-                (Some(seconds), Some(end_us)) if self.waiting.len() < WAITING_MAX => {
+                (Some(seconds), Some(end_us))
+                    if self.waiting.len() < WAITING_MAX && self.is_known(line) =>
+                {
                     let client = line.client.clone();
                     self.waiting.push_back(Waiting { client, seconds, end_us, failed, count });
                 }
                 _ => told.push(Told { at_us: end_us, what: What::Answered(count) }),
             },
         }
+    }
+
+    fn is_known(&self, line: &AccessLine) -> bool {
+        let times = line.begin_us.zip(self.since_us);
+        times.is_some_and(|(begin, since)| begin >= since.saturating_add(SILENT_S * 1_000_000))
     }
 
     /// Tells those that ended long enough before `now_us`.

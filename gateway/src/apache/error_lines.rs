@@ -1,5 +1,4 @@
-//! What the lines of an error log tell. httpd says one failure in two or three lines of one thread:
-//! they are told as one.
+//! What the lines of an error log tell. httpd says one failure in two or three lines of one thread: they are told as one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,11 +9,11 @@ use super::attribute::{Asked, Attributed, Class, attribute};
 use super::error_log::{ErrorLine, parse};
 use super::logs::Log;
 use super::message::{Rule, fault, returned, rule};
+use super::parts::{address, class, event, in_parentheses, peer_at_end, scheme};
 use crate::lines::{Lines, Told, What};
 use crate::redact;
 
-/// Threads whose failures have begun, or of which a companion may come. httpd writes the companion
-/// within microseconds.
+/// Threads whose failures have begun, or of which a companion may come. httpd writes the companion within microseconds.
 const THREADS_MAX: usize = 256;
 /// Peers whose failing health checks were told.
 const CHECKED_MAX: usize = 1024;
@@ -214,8 +213,7 @@ impl ErrorLines {
         }
     }
 
-    /// "Error reading from remote server returned by /path", "bad HTTP/1.1 header returned by /path
-    /// (GET)".
+    /// "Error reading from remote server returned by /path", "bad HTTP/1.1 header returned by /path (GET)".
     fn returned(&mut self, line: &ErrorLine<'_>, told: &mut Vec<What>) {
         let (words, path) = line.message.split_once(" returned by ").unwrap_or((line.message, ""));
         let said = if line.code == 1106 {
@@ -390,59 +388,4 @@ fn finished(log: &Log, failed: v1::RequestFailed, of: Attributed) -> v1::Request
         status: failed.status.filter(|_| !retried),
         ..failed
     }
-}
-
-fn event(line: &ErrorLine<'_>, rule: Rule) -> v1::AppServerEvent {
-    let number = |prefix: &str| {
-        let rest = line.message.split_once(prefix)?.1;
-        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        rest[..end].parse::<u32>().ok()
-    };
-    let (event, pid, signal) = match rule {
-        Rule::Exhausted(event) => (event, line.pid(), None),
-        _ => (AppEvent::WorkerCrashed, number("child pid ").unwrap_or(0), number("(")),
-    };
-    v1::AppServerEvent {
-        server: super::NAME.to_owned(),
-        event: event.into(),
-        pid,
-        signal,
-        text: redact::line(line.said()),
-        ..v1::AppServerEvent::default()
-    }
-}
-
-/// What kind of worker speaks: "http: attempt ...".
-fn class(message: &str) -> Class {
-    Class::of_scheme(scheme(message))
-}
-
-fn scheme(message: &str) -> &str {
-    message.split(':').next().unwrap_or_default()
-}
-
-/// "app:8080" of "... to 10.0.0.7:8080 (app:8080) failed", "disabled connection for (app:8080)".
-fn in_parentheses(message: &str) -> &str {
-    let inner = message.rsplit_once('(').and_then(|(_, rest)| rest.split_once(')'));
-    inner.map_or("", |(inner, _)| inner)
-}
-
-/// "10.0.0.7:8080" of "... attempt to connect to 10.0.0.7:8080 (app:8080) failed",
-/// "unix:/run/a.sock".
-fn address(message: &str) -> &str {
-    let Some((_, rest)) = message.split_once("connect to ") else { return "" };
-    let rest = rest.strip_prefix("Unix domain socket ").unwrap_or(rest);
-    rest.split_once(" (").map_or(rest, |(address, _)| address)
-}
-
-/// "127.0.0.1:7002" of "... remote server 127.0.0.1:7002", "... failed to 127.0.0.1:7002
-/// (127.0.0.1)".
-fn peer_at_end(message: &str) -> &str {
-    let message = match message.rsplit_once(" (") {
-        Some((before, _)) => before,
-        None => message,
-    };
-    let word = message.rsplit(' ').next().unwrap_or_default();
-    let looks = word.contains(':') || message.contains("connection to backend: ");
-    if looks { word } else { "" }
 }

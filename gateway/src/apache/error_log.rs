@@ -49,10 +49,9 @@ impl<'a> ErrorLine<'a> {
         self.stamp.get(11..16).unwrap_or("")
     }
 
-    /// Address of the client, without its port.
+    /// Address of the client, without its port: "2001:db8::1" of "2001:db8::1:41332".
     pub fn client_address(&self) -> &'a str {
-        let address = self.client.rsplit_once(':').map_or(self.client, |(address, _)| address);
-        address.trim_start_matches('[').trim_end_matches(']')
+        self.client.rsplit_once(':').map_or(self.client, |(address, _)| address)
     }
 }
 
@@ -196,7 +195,7 @@ mod tests {
         assert_eq!((syslog.error, syslog.code, syslog.pid()), ("111", 957, 7));
         let name = parse(
             "[Fri Nov 27 21:58:50.008459 2026] [proxy:error] [pid 1:tid 2] (EAI 2)Name or service not known: [client \
-             [2001:db8::1]:41332] AH00898: DNS lookup failure for: nope.invalid returned by /dns/x",
+             2001:db8::1:41332] AH00898: DNS lookup failure for: nope.invalid returned by /dns/x",
         )
         .unwrap();
         assert_eq!((name.error, name.client_address()), ("EAI 2", "2001:db8::1"));

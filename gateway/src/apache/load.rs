@@ -1,14 +1,13 @@
-//! A configuration with everything it includes, as httpd takes it line by line: `Include`,
-//! `Define`, `${VAR}`, `<IfModule>` and its siblings, `<Macro>` and `Use` mean something only for
-//! what follows them.
+//! A configuration with everything it includes, as httpd takes it line by line: `Include`, `Define`, `${VAR}`,
+//! `<IfModule>` and its siblings, `<Macro>` and `Use` mean something only for what follows them.
 //!
-//! Pages: <https://httpd.apache.org/docs/2.4/configuring.html>, mod_core, mod_so, mod_macro,
-//! mod_version.
+//! Pages: <https://httpd.apache.org/docs/2.4/configuring.html>, mod_core, mod_so, mod_macro, mod_version.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::known::{BUILT_IN, SECTIONS, known, module_name};
 use super::syntax::{Line, Lines, Node, line, words};
 use crate::files::Files;
 use crate::place::{Place, Problem};
@@ -19,9 +18,6 @@ const DEPTH_MAX: usize = 16;
 const NESTED_MAX: usize = 64;
 /// Text that `Use` may add, in bytes: a macro that uses another one twice doubles with each level.
 const EXPANDED_MAX: usize = 16 << 20;
-
-/// Modules that are compiled in everywhere, and those that Debian and Red Hat compile in.
-const BUILT_IN: [&str; 7] = ["core", "so", "http_core", "log_config", "logio", "version", "unixd"];
 
 /// What the meaning of a text depends on.
 pub struct Given {
@@ -146,9 +142,8 @@ impl Loader {
             }
         }
         let place = Place { file: file.clone(), line: used.unwrap_or(1) };
-        let passed = stack.iter().position(|open| matches!(open, Open::Passed(_)));
         self.unclosed(&mut stack, nodes);
-        if passed.is_some() {
+        if !stack.is_empty() {
             self.problem(&place, "a condition is not closed".to_owned());
         }
     }
@@ -192,7 +187,11 @@ impl Loader {
         let (not, what) = rest.strip_prefix('!').map_or((false, rest), |rest| (true, rest.trim()));
         match name {
             // A program with everything compiled in loads nothing: nobody can tell what it has.
-            "ifmodule" => passed(self.modules.is_empty() || self.has_module(what) != not),
+            "ifmodule" => {
+                let name = module_name(what);
+                let has = self.modules.contains(&name) || BUILT_IN.contains(&name.as_str());
+                passed(self.modules.is_empty() || has != not)
+            }
             "ifdefine" => passed(self.defines.contains_key(what) != not),
             "ifversion" => passed(self.is_version(rest)),
             "iffile" => {
@@ -201,7 +200,7 @@ impl Loader {
             }
             // Directives of all modules are taken as known.
             "ifdirective" | "ifsection" => passed(!not),
-            // Decided by each request: what stands there may happen.
+            // What each request decides may happen.
             "if" | "elseif" | "else" | "limit" | "limitexcept" => passed(true),
             _ => SECTIONS.iter().find(|known| **known == name).map(|name| {
                 let (args, place) = (words(rest), place.clone());
@@ -337,8 +336,8 @@ impl Loader {
         self.text(body.as_bytes(), &place.file, Some(place.line), nodes, depth + 1);
     }
 
-    /// `${VAR}` as `ap_resolve_env`: a definition, else the environment, else left as it is.
-    /// `${map:key}` is mod_rewrite's.
+    /// `${VAR}` as `ap_resolve_env`: a definition, else the environment, else left as it is. `${map:key}` is
+    /// mod_rewrite's.
     fn resolved(&mut self, text: &str, place: &Place) -> String {
         let mut resolved = String::new();
         let mut rest = text;
@@ -358,12 +357,6 @@ impl Loader {
             rest = &from[length..];
         }
         resolved + rest
-    }
-
-    fn has_module(&self, name: &str) -> bool {
-        let name = module_name(name);
-        // A program with everything compiled in loads nothing.
-        self.modules.is_empty() || self.modules.contains(&name) || BUILT_IN.contains(&name.as_str())
     }
 
     /// `<IfVersion >= 2.4.26>`; a version that is not known is the newest.
@@ -406,60 +399,4 @@ fn keep(open: Open, stack: &mut [Open], nodes: &mut Vec<Node>) {
         Open::Passed(_) => None,
     });
     around.unwrap_or(nodes).push(node);
-}
-
-/// "proxy_http" of "proxy_http_module", "mod_proxy_http.c" and "modules/mod_proxy_http.so".
-fn module_name(text: &str) -> String {
-    let name = text.rsplit('/').next().unwrap_or(text);
-    let name = name.strip_prefix("mod_").unwrap_or(name);
-    let name = name.trim_end_matches(".c").trim_end_matches(".so").trim_end_matches("_module");
-    // The event MPM is event.c and mpm_event_module.
-    name.strip_prefix("mpm_").unwrap_or(name).to_owned()
-}
-
-/// Directives that say something about where requests go, or what is logged.
-const DIRECTIVES: [&str; 18] = [
-    "balancermember",
-    "customlog",
-    "errorlog",
-    "globallog",
-    "listen",
-    "logformat",
-    "proxypass",
-    "proxypassmatch",
-    "proxyset",
-    "proxytimeout",
-    "rewriteengine",
-    "rewriterule",
-    "serveralias",
-    "servername",
-    "setenv",
-    "sethandler",
-    "timeout",
-    "transferlog",
-];
-
-/// Sections that are part of the tree.
-const SECTIONS: [&str; 9] = [
-    "virtualhost",
-    "location",
-    "locationmatch",
-    "directory",
-    "directorymatch",
-    "files",
-    "filesmatch",
-    "proxy",
-    "proxymatch",
-];
-
-/// The name of a directive that matters: one of [`DIRECTIVES`], or one by which httpd may answer
-/// 502, 503 or 504 by itself: "redirect" for all of mod_alias, "sec" for all of mod_security.
-fn known(name: &str, rest: &str) -> Option<&'static str> {
-    if name.starts_with("redirect") {
-        return rest.contains('5').then_some("redirect");
-    }
-    if name.starts_with("sec") {
-        return rest.contains("status:50").then_some("sec");
-    }
-    DIRECTIVES.iter().find(|known| **known == name).copied()
 }

@@ -166,10 +166,10 @@ impl Daemons {
         blind: &mut BTreeMap<String, (String, String)>,
     ) {
         for (name, daemon) in &self.all {
-            let files = daemon.files.keys().cloned();
-            wanted.extend(
-                files.map(|path| (path, Wanted { instance: name.clone(), how: How::Lines })),
-            );
+            wanted.extend(daemon.files.iter().map(|(path, lines)| {
+                let how = How::Lines { late: lines.waits_for_others() };
+                (path.clone(), Wanted { instance: name.clone(), how })
+            }));
             for (reason, grant) in &daemon.dark {
                 blind.insert(format!("logs of {name}"), (reason.clone(), grant.clone()));
             }
@@ -181,12 +181,20 @@ impl Daemons {
         self.all.iter().map(|(name, daemon)| (name.as_str(), daemon.effective.readable))
     }
 
-    /// What a line of a file tells.
-    pub fn read(&mut self, instance: &str, path: &Path, line: &str, told: &mut Vec<Told>) {
+    /// What lines of a file tell. `seeing`: they are all that there are.
+    pub fn read(
+        &mut self,
+        instance: &str,
+        path: &Path,
+        lines: &[String],
+        seeing: bool,
+        told: &mut Vec<Told>,
+    ) {
         let daemon = self.all.get_mut(instance);
-        if let Some(lines) = daemon.and_then(|daemon| daemon.files.get_mut(path)) {
-            lines.read(line, told);
-        }
+        let Some(reader) = daemon.and_then(|daemon| daemon.files.get_mut(path)) else { return };
+        reader.sight(seeing);
+        lines.iter().for_each(|line| reader.read(line, told));
+        reader.pause(told);
     }
 
     /// Unix sockets that any of them connects to.

@@ -38,7 +38,10 @@ pub enum How {
     /// An access log of nginx.
     NginxAccess(Access),
     /// By the reader that the instance has for this file.
-    Lines,
+    Lines {
+        /// Behind the other logs of the instance.
+        late: bool,
+    },
 }
 
 /// An access log.
@@ -112,7 +115,9 @@ impl Logs {
     pub fn changed(&self, changed: Option<&BTreeSet<i32>>) -> Vec<PathBuf> {
         let named = |log: &&Log| changed.is_none_or(|changed| !changed.is_disjoint(&log.watches));
         let mut logs: Vec<&Log> = self.logs.values().filter(named).collect();
-        logs.sort_by_key(|log| matches!(log.wanted.how, How::NginxAccess(_)));
+        logs.sort_by_key(|log| {
+            matches!(log.wanted.how, How::NginxAccess(_) | How::Lines { late: true })
+        });
         logs.into_iter().map(|log| log.path.clone()).collect()
     }
 
@@ -168,6 +173,11 @@ impl Log {
             marked: String::new(),
             marked_us: 0,
         }
+    }
+
+    /// Whether it could be read when that was tried last.
+    pub fn seeing(&self) -> bool {
+        self.sight.is_some_and(|(seeing, _)| seeing)
     }
 
     /// Looks for rotation and reads what is there, up to a bound. `false` in the second place: nothing more was there.
