@@ -47,6 +47,7 @@ envoy() {
   [ "${ACCESS:-}" != stdout ] || access=stream.v3.StdoutAccessLog
   {
     cat << YAML
+admin: {address: {socket_address: {address: 127.0.0.1, port_value: 9901}}}
 static_resources:
   listeners:
   - address: {socket_address: {address: 0.0.0.0, port_value: 80}}
