@@ -41,10 +41,13 @@ nginx() {
 }
 
 # envoy HOST: Envoy of the test gateways on port 80, which sends all to one cluster, with the lines of standard input. Its
-# access log has the default format; $ACCESS "stdout": it goes to standard output.
+# access log has the default format; $ACCESS "stdout": it goes to standard output; "reasons": it says why.
 envoy() {
   local access='file.v3.FileAccessLog, path: /var/log/envoy/access.log'
   [ "${ACCESS:-}" != stdout ] || access=stream.v3.StdoutAccessLog
+  [ "${ACCESS:-}" != reasons ] || access+=', log_format: {json_format: {start: "%START_TIME%", method: "%REQ(:METHOD)%",
+    path: "%REQ(:PATH)%", authority: "%REQ(:AUTHORITY)%", status: "%RESPONSE_CODE%", flags: "%RESPONSE_FLAGS%",
+    why: "%UPSTREAM_TRANSPORT_FAILURE_REASON%", details: "%RESPONSE_CODE_DETAILS%", peer: "%UPSTREAM_HOST%"}}'
   {
     cat << YAML
 admin: {address: {socket_address: {address: 127.0.0.1, port_value: 9901}}}
