@@ -54,9 +54,9 @@ impl Snapshot {
         Some(Place { gateway, endpoint, address, located: self.locate(gateway, address, at_us) })
     }
 
-    /// Where a name led then, as the agent of the gateway's host resolved it for the declaration of that endpoint; HAProxy
-    /// and Traefik log names. Of several addresses the one that somebody listens, or listened, on; `None`: it is no name, or
-    /// nobody can tell.
+    /// Where a name led then, as the agent of the gateway's host resolved it for the declaration of that endpoint:
+    /// HAProxy and Traefik log names. Of several addresses the one that somebody listens, or listened, on. `None`: it
+    /// is no name, or nobody can tell.
     fn resolved<'a>(
         &'a self,
         gateway: &'a str,

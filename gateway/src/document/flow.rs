@@ -49,8 +49,7 @@ impl Scanner {
     fn line(&mut self, line: &str, indent: usize, out: &mut String) {
         let mut before = ' ';
         let mut escaped = false;
-        let mut characters = line.char_indices();
-        while let Some((at, c)) = characters.next() {
+        for (at, c) in line.char_indices() {
             // Quotes and brackets are such only where a value or name begins.
             let begins = before.is_whitespace() || (self.depth > 0 && "[{,:".contains(before));
             match (self.quote, c) {
