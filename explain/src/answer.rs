@@ -227,6 +227,7 @@ fn clause(asked: &Asked<'_>) -> String {
         (_, Fault::Closed | Fault::Econnreset | Fault::Epipe) => {
             format!("requests to {short} were cut off")
         }
+        (_, Fault::Unspecified) => format!("requests to {short} fail"),
         (_, fault) => format!("requests to {short} fail with {}", fault_name(fault)),
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::place::{Place, Problem};
 
 pub mod duration;
+mod flow;
 pub mod json;
 pub mod toml;
 pub mod yaml;

@@ -40,10 +40,17 @@ nginx() {
   on "$1" systemctl start nginx
 }
 
-# envoy HOST: Envoy of the test gateways on port 80, which sends all to one cluster, with the lines of standard input. Its access log has the default format.
+# envoy HOST: Envoy of the test gateways on port 80, which sends all to one cluster, with the lines of standard input. Its
+# access log has the default format; $ACCESS "stdout": it goes to standard output; "reasons": it says why.
 envoy() {
+  local access='file.v3.FileAccessLog, path: /var/log/envoy/access.log'
+  [ "${ACCESS:-}" != stdout ] || access=stream.v3.StdoutAccessLog
+  [ "${ACCESS:-}" != reasons ] || access+=', log_format: {json_format: {start: "%START_TIME%", method: "%REQ(:METHOD)%",
+    path: "%REQ(:PATH)%", authority: "%REQ(:AUTHORITY)%", status: "%RESPONSE_CODE%", flags: "%RESPONSE_FLAGS%",
+    why: "%UPSTREAM_TRANSPORT_FAILURE_REASON%", details: "%RESPONSE_CODE_DETAILS%", peer: "%UPSTREAM_HOST%"}}'
   {
-    cat << 'YAML'
+    cat << YAML
+admin: {address: {socket_address: {address: 127.0.0.1, port_value: 9901}}}
 static_resources:
   listeners:
   - address: {socket_address: {address: 0.0.0.0, port_value: 80}}
@@ -55,9 +62,7 @@ static_resources:
           stat_prefix: in
           access_log:
           - name: envoy.access_loggers.file
-            typed_config:
-              "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
-              path: /var/log/envoy/access.log
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.$access}
           http_filters:
           - name: envoy.filters.http.router
             typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
@@ -78,14 +83,15 @@ UNIT
   on "$1" systemctl start envoy
 }
 
-# traefik HOST: Traefik of the test gateways on port 80, with the file provider's configuration from standard input.
+# traefik HOST: Traefik of the test gateways on port 80, with the file provider's configuration from standard input. Its access
+# log is in $ACCESS; empty: standard output.
 traefik() {
   put "$1" /etc/traefik/dynamic.yml
-  put "$1" /etc/traefik/traefik.yml << 'YAML'
+  put "$1" /etc/traefik/traefik.yml << YAML
 entryPoints: {web: {address: ":80"}}
 providers: {file: {filename: /etc/traefik/dynamic.yml}}
 global: {checkNewVersion: false, sendAnonymousUsage: false}
-accessLog: {filePath: /var/log/traefik/access.log}
+accessLog: {filePath: "${ACCESS-/var/log/traefik/access.log}"}
 YAML
   put "$1" /etc/systemd/system/traefik.service << 'UNIT'
 [Service]

@@ -38,8 +38,11 @@ const WORDS: &[Words] = &[
             "expired or is not yet valid: current time * is after",
             "reason: certificate has expired",
             "error:10:certificate has expired",
+            "at depth *: certificate has expired",
         ],
         examples: &[
+            "UF TLS error:|268435581:SSL routines:OPENSSL internal:CERTIFICATE VERIFY FAILED:verify cert failed: X509 verify \
+             cert: certificate verification error at depth 0: certificate has expired:TLS error end",
             "upstream SSL certificate verify error: (10:certificate has expired)",
             "tls: failed to verify certificate: x509: certificate has expired or is not yet valid: current time \
              2026-01-01T00:00:00Z is after 2025-12-31T00:00:00Z",
@@ -53,11 +56,14 @@ const WORDS: &[Words] = &[
             "certificate is valid for *, not ",
             "doesn't contain any ip sans",
             "verify san list",
+            "verify cert failed: san matcher",
             "certificate is not valid for any names",
         ],
         examples: &[
             "upstream SSL certificate does not match \"app.internal\"",
             "Server presented an SSL certificate different from the expected one",
+            "UF TLS error:|268435581:SSL routines:OPENSSL internal:CERTIFICATE VERIFY FAILED:verify cert failed: SAN matcher, \
+             certificate SANs are [app.internal]:TLS error end",
             "tls: failed to verify certificate: x509: certificate is valid for a.example, not b.example",
             "x509: cannot validate certificate for 10.0.0.7 because it doesn't contain any IP SANs",
         ],
@@ -74,6 +80,8 @@ const WORDS: &[Words] = &[
         ],
         examples: &[
             "upstream SSL certificate verify error: (18:self-signed certificate)",
+            "UF TLS error:|268435581:SSL routines:OPENSSL internal:CERTIFICATE VERIFY FAILED:verify cert failed: X509 verify \
+             cert: certificate verification error at depth 0: self signed certificate:TLS error end",
             "upstream SSL certificate verify error: (20:unable to get local issuer certificate)",
             "upstream SSL certificate verify error: (21:unable to verify the first certificate)",
             "tls: failed to verify certificate: x509: certificate signed by unknown authority",
@@ -88,6 +96,7 @@ const WORDS: &[Words] = &[
         ],
         examples: &[
             "SSL_do_handshake() failed (SSL: error:0A00010B:SSL routines::wrong version number)",
+            "UF TLS error:|268435703:SSL routines:OPENSSL internal:WRONG VERSION NUMBER:TLS error end",
             "tls: first record does not look like a TLS handshake",
             "http: server gave HTTP response to HTTPS client",
         ],

@@ -50,7 +50,38 @@ impl Snapshot {
         at_us: i64,
     ) -> Option<Place<'a>> {
         let address = Address::parse(endpoint)?;
+        let address = self.resolved(gateway, endpoint, address, at_us).unwrap_or(address);
         Some(Place { gateway, endpoint, address, located: self.locate(gateway, address, at_us) })
+    }
+
+    /// Where a name led then, as the agent of the gateway's host resolved it for the declaration of that endpoint:
+    /// HAProxy and Traefik log names. Of several addresses the one that somebody listens, or listened, on. `None`: it
+    /// is no name, or nobody can tell.
+    fn resolved<'a>(
+        &'a self,
+        gateway: &'a str,
+        endpoint: &str,
+        address: Address<'_>,
+        at_us: i64,
+    ) -> Option<Address<'a>> {
+        let Address::Name(..) = address else { return None };
+        let mut addresses: &[String] = &[];
+        for said in self.on::<v1::EndpointDeclared>(gateway) {
+            // The first one, too, if it was declared a moment later: the agent may just have begun to look.
+            if said.what.endpoint == endpoint && (addresses.is_empty() || said.at_us() <= at_us) {
+                addresses = &said.what.addresses;
+            }
+        }
+        let all = || addresses.iter().filter_map(|address| Address::parse(address));
+        let mut served = all().filter(|address| match self.locate(gateway, *address, at_us) {
+            Located::At(host) => self.listeners(host).iter().any(|l| l.would_take(*address)),
+            Located::NoAgent | Located::Several => false,
+        });
+        match (addresses.len(), served.next(), served.next()) {
+            (1, ..) => all().next(),
+            (_, served, None) => served,
+            _ => None,
+        }
     }
 
     /// The host that owns an address, as `from` would reach it: loopback and unix sockets are its own. `None`: nobody

@@ -13,6 +13,17 @@ const NODES_MAX: usize = 1_000_000;
 
 /// Reads the first document of a text; what stands before the first error, and that.
 pub(crate) fn parse(text: &str) -> (Node, Vec<Error>) {
+    let strict = by_the_book(text);
+    if strict.1.is_empty() {
+        return strict;
+    }
+    let lenient = by_the_book(&super::flow::indented(text));
+    let further =
+        |(_, errors): &(Node, Vec<Error>)| errors.first().map_or(u32::MAX, |error| error.0);
+    if further(&lenient) > further(&strict) { lenient } else { strict }
+}
+
+fn by_the_book(text: &str) -> (Node, Vec<Error>) {
     let mut builder = Builder::default();
     let mut error = None;
     for event in Parser::new_from_str(text) {

@@ -68,8 +68,6 @@ impl EnvoyLines {
             || failed.is_some()
             || route.is_some_and(|route| !route.clusters.is_empty());
         if let Some((phase, fault)) = failed {
-            let message = [entry.flags.as_str(), &entry.details, &entry.transport];
-            let message = message.into_iter().filter(|text| !text.is_empty() && *text != "-");
             let what = What::Failed(v1::RequestFailed {
                 gateway: NAME.to_owned(),
                 instance: self.instance.clone(),
@@ -84,7 +82,7 @@ impl EnvoyLines {
                 count: 1,
                 elapsed_ms: entry.duration.parse().ok(),
                 reused: None,
-                message: redact::line(message.collect::<Vec<_>>().join(" ")),
+                message: redact::line(message(entry)),
             });
             told.push(Told { at_us, what });
         }
@@ -191,6 +189,17 @@ fn meaning(entry: &Entry, code: u16, cluster: Option<&Cluster>) -> Option<(Phase
     };
     let relayed = plain && theirs && (502..=504).contains(&code);
     failure(said).or_else(|| relayed.then_some((Phase::Header, Fault::Relayed)))
+}
+
+/// Flags, and the reason as it was before Envoy put `_` for blanks so that a line can be cut at them.
+fn message(entry: &Entry) -> String {
+    let reason = if entry.transport.is_empty() { &entry.details } else { &entry.transport };
+    let (words, path) = reason.split_once("|remote_address:").unwrap_or((reason, ""));
+    let mut message = format!("{} {}", entry.flags, words.replace('_', " "));
+    if !path.is_empty() {
+        message.push_str(&format!(" ({})", path.trim_end_matches('}')));
+    }
+    message.trim_matches(['-', ' ']).to_owned()
 }
 
 /// "/run/app.sock" is "unix:/run/app.sock".
