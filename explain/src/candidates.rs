@@ -92,8 +92,11 @@ fn asked(snapshot: &Snapshot) -> Vec<Effect<'_>> {
     let Some((gateway, failed)) = snapshot.host_name("gateway").zip(failed) else {
         return Vec::new();
     };
-    let vague = failed.what.fault() == Fault::Unspecified
-        && matches!(failed.what.phase(), Phase::Unspecified | Phase::Connect);
+    let vague = match failed.what.phase() {
+        Phase::Unspecified => matches!(failed.what.fault(), Fault::Unspecified | Fault::Timeout),
+        Phase::Connect | Phase::Send | Phase::Header => failed.what.fault() == Fault::Unspecified,
+        _ => false,
+    };
     let place = snapshot.place(gateway, &failed.what.endpoint, failed.at_us());
     match place.filter(|_| vague) {
         Some(place) => all_of(place, failed),
@@ -113,21 +116,25 @@ fn asked(snapshot: &Snapshot) -> Vec<Effect<'_>> {
 
 fn all_of<'a>(place: Place<'a>, failed: Said<'a, RequestFailed>) -> Vec<Effect<'a>> {
     let during = window(failed);
-    let connected = failed.what.phase() != Phase::Connect;
-    if failed.what.status == Some(504) {
-        let connect = Effect::ConnectTimeout { place, during };
-        let answer = Effect::NoAnswer { place, during, failed };
-        return std::iter::once(connect).chain(connected.then_some(answer)).collect();
-    }
-    let refused = match place.address {
-        Address::Unix(_) => {
-            let faults = [Fault::Enoent, Fault::Econnrefused, Fault::Eacces, Fault::Eagain];
-            faults.map(|fault| Effect::UnixConnect { place, during, fault }).to_vec()
+    let phase = failed.what.phase();
+    let late = failed.what.status == Some(504) || failed.what.fault() == Fault::Timeout;
+    let mut all = Vec::new();
+    if matches!(phase, Phase::Connect | Phase::Unspecified) {
+        match place.address {
+            _ if late => all.push(Effect::ConnectTimeout { place, during }),
+            Address::Unix(_) => {
+                let faults = [Fault::Enoent, Fault::Econnrefused, Fault::Eacces, Fault::Eagain];
+                all.extend(faults.map(|fault| Effect::UnixConnect { place, during, fault }));
+            }
+            _ => all.push(Effect::NothingListens { place, during }),
         }
-        _ => vec![Effect::NothingListens { place, during }],
-    };
-    let lost = Effect::ConnectionLost { place, during, reused: None };
-    refused.into_iter().chain(connected.then_some(lost)).collect()
+    }
+    match phase {
+        Phase::Connect => {}
+        _ if late => all.push(Effect::NoAnswer { place, during, failed }),
+        _ => all.push(Effect::ConnectionLost { place, during, reused: None }),
+    }
+    all
 }
 
 /// What rules hand on from there.
@@ -173,7 +180,9 @@ const NOTHING: (&str, &str) =
 
 /// The one check that separates most of what may be behind an effect.
 fn separator(effect: &Effect<'_>, failed: &RequestFailed) -> (&'static str, &'static str) {
-    if failed.fault() == Fault::Unspecified && failed.phase() == Phase::Unspecified {
+    if failed.phase() == Phase::Unspecified
+        && matches!(failed.fault(), Fault::Unspecified | Fault::Timeout)
+    {
         return NOTHING;
     }
     match effect {

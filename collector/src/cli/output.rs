@@ -73,13 +73,20 @@ impl Output<'_> {
 pub(super) fn complain(error: &CliError) {
     let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
     let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    eprintln!("why502: {}\n{}", clean(&text), clean(&error.hint()));
+    let hint = error.hint().lines().map(clean).collect::<Vec<_>>().join("\n");
+    eprintln!("why502: {}\n{hint}", clean(&text));
 }
 
 /// Tells what is going on beside the answers.
 #[expect(clippy::print_stderr, reason = "progress is no part of the answer")]
 pub(super) fn progress(text: &str) {
     eprintln!("why502: {}", clean(text));
+}
+
+/// Shows how far something is, in place of what was shown before.
+#[expect(clippy::print_stderr, reason = "progress is no part of the answer")]
+pub(super) fn progress_line(text: &str) {
+    eprint!("\r\x1b[K{text}");
 }
 
 /// Lines of columns, each as wide as its widest cell; the last one is not padded.
