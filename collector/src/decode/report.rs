@@ -81,6 +81,16 @@ fn body(kind: &Failures, top: usize, others: bool, paint: Paint) -> String {
         };
         text += &line("note", hint, paint);
     }
+    // Of a bare status everything may be the cause, which helps nobody.
+    if !status_only(example) {
+        text += &causes(&found, paint);
+    }
+    text += &line("find out", found.separator, paint);
+    text + &format!("{:13}{}\n", "", clean(&filled(&found, kind)))
+}
+
+fn causes(found: &Candidates, paint: Paint) -> String {
+    let mut text = String::new();
     let mut label = "may be";
     for cause in found.causes.iter().filter(|cause| cause.links <= NEAREST) {
         text += &line(label, &format!("{}: {}", cause.rule.id, cause.rule.summary), paint);
@@ -95,8 +105,7 @@ fn body(kind: &Failures, top: usize, others: bool, paint: Paint) -> String {
     if !behind.is_empty() {
         text += &line("behind", &behind.join(", "), paint);
     }
-    text += &line("find out", found.separator, paint);
-    text + &format!("{:13}{}\n", "", clean(&filled(&found, kind)))
+    text
 }
 
 fn line(label: &str, text: &str, paint: Paint) -> String {
