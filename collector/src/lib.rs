@@ -8,6 +8,7 @@ pub mod http;
 pub mod incident;
 pub mod ingest;
 pub mod metrics;
+pub mod push;
 mod rules;
 pub mod serve;
 pub mod store;

@@ -81,6 +81,7 @@ impl Scan {
 
     /// Whole lines; with `skipping` the first is the rest of one.
     fn lines(&mut self, bytes: &[u8], skipping: bool) {
+        self.tally.bytes += bytes.len() as u64;
         let mut from = 0;
         if skipping {
             from = memchr::memchr(b'\n', bytes).map_or(bytes.len(), |at| at + 1);
@@ -88,7 +89,6 @@ impl Scan {
         let Some(rest) = bytes.get(from..).filter(|rest| !rest.is_empty()) else { return };
         let ends = memchr::memchr_iter(b'\n', rest).count() as u64;
         self.tally.lines += ends + u64::from(!rest.ends_with(b"\n"));
-        self.tally.bytes += bytes.len() as u64;
         self.look(rest);
         let Some(search) = self.search.take() else { return };
         while let Some((start, end)) = search.next(bytes, from) {
