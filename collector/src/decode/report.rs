@@ -40,12 +40,12 @@ fn head(tally: &Tally, kinds: usize) -> String {
         1 => "1 kind of failure".to_owned(),
         kinds => format!("{kinds} kinds of failure"),
     };
-    format!(
-        "{what} in {} lines, {} MB ({})\n",
-        grouped(tally.lines),
-        grouped(tally.bytes.div_ceil(1_000_000)),
-        formats.join(", ")
-    )
+    let size = match tally.bytes / 1_000_000 {
+        0 => "under 1 MB".to_owned(),
+        megabytes => format!("{} MB", grouped(megabytes)),
+    };
+    let from = if formats.is_empty() { "of no known log".to_owned() } else { formats.join(", ") };
+    format!("{what} in {} lines, {size} ({from})\n", grouped(tally.lines))
 }
 
 fn title(gateway: &str, kind: &Failures) -> String {
