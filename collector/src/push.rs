@@ -158,6 +158,11 @@ impl Push {
             return Err(PushError::Taken(host.to_owned()));
         }
         let now = now_us();
+        let current = self.store.current(host).await?;
+        if !current.iter().any(|seen| matches!(seen.kind, Kind::GatewaySeen(_))) {
+            // What makes it a gateway that can be asked about, also after the next start.
+            facts.splice(0..0, gateway_seen(host, &facts));
+        }
         let append = |facts| Append {
             host: host.to_owned(),
             boot: BOOT.to_owned(),
@@ -178,6 +183,18 @@ impl Push {
         }
         Ok(())
     }
+}
+
+fn gateway_seen(host: &str, facts: &[(Option<i64>, Kind)]) -> Option<(Option<i64>, Kind)> {
+    facts.iter().find_map(|(at_us, kind)| match kind {
+        Kind::RequestFailed(failed) => {
+            let gateway = failed.gateway.clone();
+            let instance = host.to_owned();
+            let seen = v1::GatewaySeen { gateway, instance, ..v1::GatewaySeen::default() };
+            Some((*at_us, Kind::GatewaySeen(seen)))
+        }
+        _ => None,
+    })
 }
 
 fn arrived(seq: u64, at_us: i64, kind: Kind) -> Arrived {

@@ -351,7 +351,8 @@ async fn failures_are_pushed_as_documented_or_as_lines() {
         .iter()
         .filter_map(|entry| entry["text"].as_str())
         .collect();
-    assert_eq!(texts.len(), 3, "{told}");
+    assert_eq!(texts.len(), 4, "three and the gateway itself: {told}");
+    assert_eq!(served.get("/api/v1/explain?gateway=edge").await.status, 200);
     assert!(
         told.to_string().contains("ECONNREFUSED") || told.to_string().contains("econnrefused"),
         "{told}"

@@ -216,7 +216,7 @@ pub fn route(server: &str, host: &str, path: &str) -> String {
         name => name,
     };
     let first = path.get(1..).and_then(|rest| rest.find('/')).map_or(path, |at| &path[..=at + 1]);
-    redact::line(&format!("{name}{first}"))
+    redact::line(format!("{name}{first}"))
 }
 
 #[cfg(test)]
