@@ -1,8 +1,8 @@
 //! What operators ask the collector from a terminal. Everything but the catalogue comes over HTTP, so it works from any
 //! machine that can reach the collector.
 //!
-//! Exit codes: 0 the command worked (also when the answer is "not known" or "nothing is wrong"), 64 wrong usage, 66
-//! no such thing, 69 the collector cannot be reached or cannot answer, 74 output failed, 76 it speaks otherwise, 78 a
+//! Exit codes: 0 the command worked (also when the answer is "not known" or "nothing is wrong"), 64 wrong usage, 65 input
+//! that is not understood, 66 no such thing, 69 the collector cannot be reached or cannot answer, 74 output failed, 76 it speaks otherwise, 78 a
 //! certificate file is no good.
 
 use std::io;
@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 
 mod client;
+mod decode;
 mod error;
 mod explain;
 mod hosts;
@@ -43,6 +44,13 @@ pub enum Command {
     Hosts(hosts::Arguments),
     /// Show incidents live, as they open, change and resolve
     Watch(watch::Arguments),
+    /// What do these gateway logs say? Needs no agent and no collector
+    ///
+    /// Reads logs of any gateway that why502 knows, from files (also .gz) or standard input, and tells for each kind of
+    /// failure how often, where, what the gateway felt, which root causes fit, and the check that separates them. Exits
+    /// with 0 when all was read, 65 when no line is one of a gateway's, 66 when a file could not be read (the others
+    /// were), 130 after Ctrl-C, which shows what was read so far.
+    Decode(decode::Arguments),
     /// Show the causes that why502 knows; needs no collector
     Rules(rules::Arguments),
 }
@@ -74,6 +82,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Timeline(arguments) => timeline::run(&arguments, &mut Output::stdout()),
         Command::Hosts(arguments) => hosts::run(&arguments, &mut Output::stdout()),
         Command::Watch(arguments) => watch::run(&arguments, &mut Output::stdout()),
+        Command::Decode(arguments) => decode::run(&arguments, &mut Output::stdout()),
         Command::Rules(arguments) => rules::run(&arguments, &mut Output::stdout()),
     };
     match result {

@@ -1,5 +1,5 @@
-//! The HTTP side of the collector: JSON API, page, live events, metrics. Everything is read-only and asks the one
-//! [`View`].
+//! The HTTP side of the collector: JSON API, page, live events, metrics, all of which ask the one [`View`]; and one
+//! address to which failures of gateways without an agent are pushed.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,10 +11,11 @@ use axum::extract::Request;
 use axum::http::Method;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
+use crate::push::Push;
 use crate::view::View;
 
 mod api;
@@ -24,6 +25,7 @@ mod evidence;
 mod guard;
 mod page;
 mod problem;
+mod push;
 mod query;
 
 #[cfg(test)]
@@ -44,6 +46,7 @@ const FOLLOWERS_MAX: usize = 256;
 #[derive(Clone, Debug)]
 struct App {
     view: View,
+    push: Push,
     /// The address that is listened on.
     bound: SocketAddr,
     stopping: watch::Receiver<bool>,
@@ -54,7 +57,7 @@ struct App {
 impl App {
     fn new(view: View, bound: SocketAddr, stopping: watch::Receiver<bool>) -> Self {
         let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
-        Self { view, bound, stopping, stall_max: STALL_MAX, followers }
+        Self { push: view.push(), view, bound, stopping, stall_max: STALL_MAX, followers }
     }
 }
 
@@ -83,6 +86,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<App>)> {
         ("/api/v1/hosts", get(api::hosts)),
         ("/api/v1/rules", get(api::rules)),
         ("/api/v1/rules/{id}", get(api::rule)),
+        ("/api/v1/failures", post(push::failures)),
         ("/api/v1/events", get(events::events)),
         ("/health", get(api::health)),
         ("/metrics", get(api::metrics)),
@@ -124,6 +128,7 @@ async fn read_only(method: Method) -> Problem {
     Problem {
         status: axum::http::StatusCode::METHOD_NOT_ALLOWED,
         detail: format!("{method} is not possible here"),
-        hint: "everything here is read with GET; nothing can be changed over HTTP".into(),
+        hint: "everything here is read with GET; only failures are pushed, to /api/v1/failures"
+            .into(),
     }
 }

@@ -91,6 +91,11 @@ impl View {
         Self { store, presences, metrics, changes, standing_warnings, tls, own_name }
     }
 
+    /// What takes failures that are pushed.
+    pub fn push(&self) -> crate::push::Push {
+        crate::push::Push::new(self.store.clone(), &self.own_name)
+    }
+
     /// Incidents, newest first.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 
 mod address;
 mod answer;
+mod candidates;
 mod effect;
 mod engine;
 mod forward;
@@ -17,6 +18,7 @@ mod verdict;
 use std::collections::BTreeSet;
 
 pub use address::Address;
+pub use candidates::{Candidate, Candidates, candidates};
 pub use rule::{Rule, catalog};
 pub use snapshot::{Seen, Sight, Snapshot};
 use why502_proto::v1::{Explanation, RequestFailed};

@@ -8,6 +8,8 @@
 pub mod apache;
 pub mod caddy;
 pub mod document;
+pub mod any;
+pub mod cdn;
 pub mod effective;
 pub mod envoy;
 pub mod errno;

@@ -26,6 +26,18 @@ pub(super) enum CliError {
     /// The catalogue has no such rule.
     #[error("there is no rule {id:?}")]
     NoRule { id: String, hint: String },
+    /// Files of which nothing, or not all, was read; each was complained of.
+    #[error("{count} of the files could not be read to the end")]
+    Unread { count: usize },
+    /// A file of them.
+    #[error("cannot read {name}")]
+    File { name: String, source: std::io::Error },
+    /// No line of a gateway.
+    #[error("none of {lines} lines is in a format that why502 knows")]
+    NotUnderstood { lines: u64, hint: String },
+    /// Ctrl-C.
+    #[error("interrupted: what is above was read so far")]
+    Interrupted,
     /// Standard output.
     #[error("cannot write the answer")]
     Write(#[from] std::io::Error),
@@ -35,11 +47,16 @@ impl CliError {
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Url { .. } | Self::Refused { status: 400, .. } => 64,
-            Self::NoRule { .. } | Self::Refused { status: 404, .. } => 66,
+            Self::NotUnderstood { .. } => 65,
+            Self::NoRule { .. }
+            | Self::Unread { .. }
+            | Self::File { .. }
+            | Self::Refused { status: 404, .. } => 66,
             Self::Tls(_) | Self::NoCa => 78,
             Self::Unreachable { .. } | Self::Refused { .. } => 69,
             Self::Write(_) => 74,
             Self::Protocol { .. } => 76,
+            Self::Interrupted => 130,
         })
     }
 
@@ -59,7 +76,15 @@ impl CliError {
                  it is with --url or WHY502_URL"
                     .to_owned()
             }
-            Self::Refused { hint, .. } | Self::NoRule { hint, .. } => hint.clone(),
+            Self::Unread { .. } => "what is above is what the others say".to_owned(),
+            Self::File { .. } => {
+                "check the path and its rights (`sudo`, or the group adm); the rest is read"
+                    .to_owned()
+            }
+            Self::Interrupted => "run it again to read all".to_owned(),
+            Self::NotUnderstood { hint, .. }
+            | Self::Refused { hint, .. }
+            | Self::NoRule { hint, .. } => hint.clone(),
             Self::Protocol { .. } => {
                 "check --url, and compare `why502 --version` here with /health there".to_owned()
             }

@@ -72,14 +72,20 @@ impl Output<'_> {
 /// Tells an error with its causes, and what to do.
 #[expect(clippy::print_stderr, reason = "the one place where the verbs tell errors")]
 pub(super) fn complain(error: &CliError) {
-    let text = chain(error);
-    eprintln!("why502: {}\n{}", clean(&text), clean(&error.hint()));
+    let hint = error.hint().lines().map(clean).collect::<Vec<_>>().join("\n");
+    eprintln!("why502: {}\n{hint}", clean(&chain(error)));
 }
 
 /// Tells what is going on beside the answers.
 #[expect(clippy::print_stderr, reason = "progress is no part of the answer")]
 pub(super) fn progress(text: &str) {
     eprintln!("why502: {}", clean(text));
+}
+
+/// Shows how far something is, in place of what was shown before.
+#[expect(clippy::print_stderr, reason = "progress is no part of the answer")]
+pub(super) fn progress_line(text: &str) {
+    eprint!("\r\x1b[K{text}");
 }
 
 /// Lines of columns, each as wide as its widest cell; the last one is not padded.

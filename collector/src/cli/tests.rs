@@ -30,6 +30,7 @@ fn answer(url: &str, line: &str) -> String {
         Command::Timeline(arguments) => timeline::run(&arguments, &mut out),
         Command::Hosts(arguments) => hosts::run(&arguments, &mut out),
         Command::Watch(arguments) => watch::run(&arguments, &mut out),
+        Command::Decode(arguments) => decode::run(&arguments, &mut out),
         Command::Rules(arguments) => rules::run(&arguments, &mut out),
     };
     drop(out);

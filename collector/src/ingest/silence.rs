@@ -13,7 +13,7 @@ use why502_proto::{Entity, Kind, v1};
 use super::presence::{Presences, SILENT_AFTER, Silence};
 use crate::chain::chain;
 use crate::clock::now_us;
-use crate::store::{Append, Arrived, Store, StoreError};
+use crate::store::{Append, Arrived, HostRow, Store, StoreError};
 
 /// The pseudo-host's boot.
 const BOOT: &str = "collector";
@@ -63,7 +63,9 @@ async fn remember(
             matches!(kind, Kind::AgentSilent(silent) if silent.host == host && !silent.ended)
         })
     };
-    for host in store.hosts().await?.iter().filter(|host| host.name != own_name) {
+    // Of a name under which no agent ever spoke nothing is expected.
+    let agents = |host: &&HostRow| host.name != own_name && !host.boot.is_empty();
+    for host in store.hosts().await?.iter().filter(agents) {
         presences.remember(&host.name, host.last_seen_us, is_silent(&host.name), expected);
     }
     Ok(())

@@ -16,6 +16,34 @@ pub(crate) fn felt(symptom: &v1::Symptom) -> String {
     }
 }
 
+/// What the gateway felt, of a fact.
+pub(crate) fn felt_by(failed: &v1::RequestFailed) -> String {
+    felt(&v1::Symptom {
+        phase: phase_name(failed.phase()),
+        error: fault_name(failed.fault()),
+        ..v1::Symptom::default()
+    })
+}
+
+/// As the engine writes them: lower case, an errno in upper case; "": not known.
+pub(crate) fn fault_name(fault: v1::Fault) -> String {
+    let name = why502_proto::value_name(fault.as_str_name(), "FAULT");
+    let errno = name.starts_with('e') && !name.contains('_');
+    match fault {
+        v1::Fault::Unspecified => String::new(),
+        _ if errno => name.to_uppercase(),
+        _ => name,
+    }
+}
+
+/// "connect"; "": not known.
+pub(crate) fn phase_name(phase: v1::Phase) -> String {
+    match phase {
+        v1::Phase::Unspecified => String::new(),
+        phase => why502_proto::value_name(phase.as_str_name(), "PHASE"),
+    }
+}
+
 fn phase(phase: &str) -> &'static str {
     match phase {
         "select" => "while choosing an endpoint",
@@ -123,13 +151,6 @@ pub(crate) fn clock(host: &v1::Host) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// As the engine writes them: lower case, an errno in upper case.
-    fn fault_name(fault: v1::Fault) -> String {
-        let name = why502_proto::value_name(fault.as_str_name(), "FAULT");
-        let errno = name.starts_with('e') && !name.contains('_');
-        if errno { name.to_uppercase() } else { name }
-    }
 
     #[test]
     fn every_phase_and_fault_has_words_of_its_own() {
