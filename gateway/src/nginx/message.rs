@@ -208,6 +208,15 @@ const PATTERNS: &[Pattern] = &[
         ],
     ),
     pattern(
+        "SSL_read() failed (SSL: *",
+        // With TLS 1.3 the service refuses a certificate, or the lack of one, only after the handshake.
+        Rule::Handshake,
+        &[
+            "SSL_read() failed (SSL: error:0A00045C:SSL routines::tlsv13 alert certificate required:SSL alert \
+             number 116)",
+        ],
+    ),
+    pattern(
         "peer closed connection in SSL handshake*",
         Rule::At(Phase::Tls, Fault::TlsHandshake, 502),
         &[
