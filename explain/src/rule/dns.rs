@@ -91,7 +91,7 @@ fn led_elsewhere<'a>(
             && found.at_us() >= during.from_us - LOOKED_UP_US
             && found.at_us() <= during.to_us
     };
-    snapshot.on::<NameResolved>(place.gateway).filter(of_place).last().filter(|found| {
+    snapshot.on::<NameResolved>(place.gateway).rfind(of_place).filter(|found| {
         let now = &found.what.addresses;
         !now.is_empty() && !now.iter().any(|address| address == place.endpoint)
     })

@@ -192,7 +192,7 @@ pub(super) const RULES: &[Rule] = &[
         "\"wrong version number\": what came back is no TLS.",
         "curl -si http://{endpoint}/ -o /dev/null -w '%{http_code}'",
         "let the gateway use http:// for {endpoint}{place}, or name the service's TLS port",
-        |snapshot, effect| plain(snapshot, effect),
+        plain,
     ),
     rule(
         "tls.sni_required",
