@@ -16,7 +16,7 @@ use why502_proto::{FactId, Kind, value_name};
 
 use crate::clock::Moment;
 use crate::config::Config;
-use crate::observe::{Marks, Observations, channel};
+use crate::observe::{Observations, channel};
 use crate::run::{RunError, start_sources};
 use crate::source::Roots;
 pub use report::{Finding, Report, SourceSight, State};
@@ -49,7 +49,7 @@ const SOURCES: [Source; 9] = [
 /// If the sources cannot be started.
 pub async fn look(config: &Config) -> Result<Report, RunError> {
     let (observer, observations) = channel();
-    start_sources(&Roots::default(), &observer, &Marks::new(), &config.endpoints)?;
+    start_sources(&Roots::default(), &observer, &config.endpoints)?;
     let host = config.host_name();
     let facts = collect(observations, &host).await;
     let now_us = Moment::now().realtime_us + LASTED_US;

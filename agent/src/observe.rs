@@ -1,7 +1,7 @@
 //! The one way from a source to the spool: a bounded queue.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 use why502_proto::{Kind, v1};
@@ -35,7 +35,7 @@ pub struct Mark {
     pub position: String,
 }
 
-/// The last mark of each name, as the spool had them at the start.
+/// The last mark of each name.
 pub type Marks = std::collections::BTreeMap<String, String>;
 
 /// The end that sources hold. Cheap to clone.
@@ -43,6 +43,8 @@ pub type Marks = std::collections::BTreeMap<String, String>;
 pub struct Observer {
     queue: mpsc::Sender<Observed>,
     dropped: Arc<AtomicU64>,
+    /// Bounded by the logs that there are: one of each name.
+    marks: Arc<Mutex<Marks>>,
     notices: Arc<Notices>,
 }
 
@@ -53,12 +55,22 @@ pub struct Observations {
     dropped: Arc<AtomicU64>,
 }
 
-/// Makes both ends.
+/// Makes both ends, for sources that begin where they are.
 pub fn channel() -> (Observer, Observations) {
+    channel_from(Marks::new())
+}
+
+/// Makes both ends, for sources that go on from `marks`.
+pub fn channel_from(marks: Marks) -> (Observer, Observations) {
     let (sender, receiver) = mpsc::channel(OBSERVED_MAX);
     let dropped = Arc::new(AtomicU64::new(0));
     (
-        Observer { queue: sender, dropped: Arc::clone(&dropped), notices: Arc::default() },
+        Observer {
+            queue: sender,
+            dropped: Arc::clone(&dropped),
+            marks: Arc::new(Mutex::new(marks)),
+            notices: Arc::default(),
+        },
         Observations { queue: receiver, dropped },
     )
 }
@@ -82,10 +94,21 @@ impl Observer {
     /// Hands over with back-pressure, for sources that can read again where they stopped (logs, journal).
     /// Returns `false` when the agent is shutting down.
     pub async fn observe_waiting(&self, observed: Observed) -> bool {
+        let Ok(room) = self.queue.reserve().await else { return false };
+        if let Some(mark) = &observed.mark {
+            let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+            marks.insert(mark.name.clone(), mark.position.clone());
+        }
         if let Some(kind) = &observed.kind {
             self.notices.note(kind);
         }
-        self.queue.send(observed).await.is_ok()
+        room.send(observed);
+        true
+    }
+
+    /// Where a source that is started now begins: behind everything that was handed over, be it durable yet or not.
+    pub fn marks(&self) -> Marks {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What sources act on that look only when something asks for it.

@@ -17,7 +17,7 @@ use why502_proto::{FactLine, Kind};
 
 use crate::clock::Moment;
 use crate::config::Config;
-use crate::observe::{Mark, Marks, Observations, Observed, Observer, channel};
+use crate::observe::{Mark, Marks, Observations, Observed, Observer, channel, channel_from};
 use crate::source::gateway::journal_lines::JournalLines;
 use crate::source::{Interest, Roots, gateway, journal, kernel, network, unit};
 use crate::spool::{Spool, SpoolConfig};
@@ -99,12 +99,11 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     let spool_config =
         SpoolConfig { dir: state.join("spool"), bytes_max: config.spool_max_mib.max(8) << 20 };
     let spool = Spool::open(&spool_config, &boot)?;
-    let marks = spool.marks().clone();
-    let (observer, observations) = channel();
-    let last_sign_us = spool.last_sign_us().max(last_alive_us(&marks, &boot));
+    let last_sign_us = spool.last_sign_us().max(last_alive_us(spool.marks(), &boot));
+    let (observer, observations) = channel_from(spool.marks().clone());
     observer.observe(Kind::AgentStarted(started(&roots, last_sign_us)));
     let shared = Arc::new(Shared { spool: Mutex::new(spool), appended: Notify::new() });
-    start_sources(&roots, &observer, &marks, &config.endpoints)?;
+    start_sources(&roots, &observer, &config.endpoints)?;
     let stream = StreamConfig {
         url: config.collector.clone(),
         host: config.host_name(),
@@ -122,41 +121,40 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Starts every source. `endpoints` are those of a gateway that cannot be read. A source that ends or panics says that it is blind, and is started again.
+/// Starts every source. `endpoints` are those of a gateway that cannot be read. A source that ends
+/// or panics says that it is blind, and is started again behind what it had handed over.
 ///
 /// # Errors
 /// If the kernel thread cannot be started.
 pub fn start_sources(
     roots: &Roots,
     observer: &Observer,
-    marks: &Marks,
     endpoints: &[String],
 ) -> Result<(), RunError> {
     let handle = kernel::start(roots.clone(), observer.clone()).map_err(RunError::Kernel)?;
     let tell = move |interest: Interest| handle.tell(interest);
     let (for_unit, for_gateway) = (tell.clone(), tell);
-    let (roots, marks) = (roots.clone(), marks.clone());
-    let seen = observer.clone();
     let root = roots.clone();
-    supervise(observer, v1::Source::Unit, move || {
-        Box::pin(unit::run(root.clone(), seen.clone(), for_unit.clone()))
-    });
-    let (seen, root) = (observer.clone(), roots.clone());
-    supervise(observer, v1::Source::Network, move || {
-        Box::pin(network::run(root.clone(), seen.clone()))
+    supervise(observer, v1::Source::Network, SOURCE_PAUSE, move |seen| {
+        Box::pin(network::run(root.clone(), seen))
     });
     let lines = JournalLines::default();
     let read = lines.clone();
-    let (seen, root, from) = (observer.clone(), roots.clone(), marks.clone());
-    supervise(observer, v1::Source::Journal, move || {
-        Box::pin(journal::run(root.clone(), seen.clone(), from.clone(), read.clone()))
+    let root = roots.clone();
+    supervise(observer, v1::Source::Unit, SOURCE_PAUSE, move |seen| {
+        Box::pin(unit::run(root.clone(), seen, for_unit.clone()))
+    });
+    let root = roots.clone();
+    supervise(observer, v1::Source::Journal, SOURCE_PAUSE, move |seen| {
+        let marks = seen.marks();
+        Box::pin(journal::run(root.clone(), seen, marks, read.clone()))
     });
     let named: Rc<[String]> = endpoints.into();
-    let seen = observer.clone();
-    supervise(observer, v1::Source::Gateway, move || {
-        let (tell, from) = (for_gateway.clone(), marks.clone());
-        let given = gateway::Given { marks: from, journal: lines.clone(), named: named.clone() };
-        Box::pin(gateway::run(roots.clone(), seen.clone(), tell, given))
+    let root = roots.clone();
+    supervise(observer, v1::Source::Gateway, SOURCE_PAUSE, move |seen| {
+        let (tell, marks) = (for_gateway.clone(), seen.marks());
+        let given = gateway::Given { marks, journal: lines.clone(), named: named.clone() };
+        Box::pin(gateway::run(root.clone(), seen, tell, given))
     });
     Ok(())
 }
@@ -164,19 +162,20 @@ pub fn start_sources(
 fn supervise(
     observer: &Observer,
     source: v1::Source,
-    start: impl Fn() -> Pin<Box<dyn Future<Output = ()>>> + 'static,
+    pause: Duration,
+    start: impl Fn(Observer) -> Pin<Box<dyn Future<Output = ()>>> + 'static,
 ) {
     let observer = observer.clone();
     tokio::task::spawn_local(async move {
         loop {
-            let ended = tokio::task::spawn_local(start()).await;
+            let ended = tokio::task::spawn_local(start(observer.clone())).await;
             let reason = match ended {
                 Ok(()) => "it ended".to_owned(),
                 Err(error) if error.is_cancelled() => return,
                 Err(error) => format!("it failed: {error}"),
             };
             observer.blinded(source, "", &reason, "nothing: it is started again");
-            tokio::time::sleep(SOURCE_PAUSE).await;
+            tokio::time::sleep(pause).await;
         }
     });
 }
@@ -328,7 +327,7 @@ pub async fn show(
     mut show: impl FnMut(&FactLine) -> bool,
 ) -> Result<(), RunError> {
     let (observer, mut observations) = channel();
-    start_sources(&Roots::default(), &observer, &Marks::new(), &config.endpoints)?;
+    start_sources(&Roots::default(), &observer, &config.endpoints)?;
     let zero = Moment::now().boottime_us;
     let host = config.host_name();
     while let Some(observed) = observations.next().await {
@@ -340,4 +339,51 @@ pub async fn show(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines of a log that can be read again, and a reader that fails at one of them, once.
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_source_that_fails_goes_on_behind_what_it_handed_over() {
+        let (observer, mut observations) =
+            channel_from(Marks::from([("log".to_owned(), "2".to_owned())]));
+        let failed = std::rc::Rc::new(std::cell::Cell::new(false));
+        let read = async move {
+            supervise(&observer, v1::Source::Gateway, Duration::ZERO, move |seen| {
+                let failed = failed.clone();
+                Box::pin(async move {
+                    let from: i64 = seen.marks()["log"].parse().unwrap();
+                    for line in from + 1..=9 {
+                        assert!(
+                            line != 6 || failed.replace(true),
+                            "a line that the source cannot take"
+                        );
+                        let kind = Kind::ClockJumped(v1::ClockJumped { by_us: line });
+                        let mark = Mark { name: "log".to_owned(), position: line.to_string() };
+                        let at = Moment::now();
+                        let observed = Observed { at, kind: Some(kind), mark: Some(mark) };
+                        seen.observe_waiting(observed).await;
+                    }
+                    std::future::pending().await
+                })
+            });
+            let mut lines = Vec::new();
+            while lines.last() != Some(&9) {
+                match observations.next().await.and_then(|observed| observed.kind) {
+                    Some(Kind::ClockJumped(jump)) => lines.push(jump.by_us),
+                    Some(Kind::SourceBlinded(blinded)) => {
+                        assert!(blinded.reason.contains("it failed"), "{}", blinded.reason);
+                        lines.push(0);
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            lines
+        };
+        let lines = tokio::task::LocalSet::new().run_until(read).await;
+        assert_eq!(lines, [3, 4, 5, 0, 6, 7, 8, 9], "each once, and that it was blind between");
+    }
 }

@@ -333,17 +333,27 @@ impl Link {
     }
 
     async fn next_batch(&mut self, shared: &Shared) -> Result<Option<Batch>, StreamError> {
-        let room = self.credit.saturating_sub(self.sent.saturating_sub(self.acked));
-        let most = usize::try_from(room).unwrap_or(BATCH_FACTS_MAX).min(BATCH_FACTS_MAX);
-        if most == 0 {
-            return Ok(None);
-        }
         let mut spool = shared.spool.lock().await;
-        let facts = spool.read_after(&self.boots[0], self.sent, most, BATCH_BYTES_MAX);
-        let Some(last) = facts.last() else { return Ok(None) };
-        self.before = self.sent;
-        self.sent = last.seq;
-        Ok(Some(Batch { boot_id: self.boots[0].clone(), facts }))
+        loop {
+            let room = self.credit.saturating_sub(self.sent.saturating_sub(self.acked));
+            let most = usize::try_from(room).unwrap_or(BATCH_FACTS_MAX).min(BATCH_FACTS_MAX);
+            if most == 0 {
+                return Ok(None);
+            }
+            let facts = spool.read_after(&self.boots[0], self.sent, most, BATCH_BYTES_MAX);
+            if let Some(last) = facts.last() {
+                self.before = self.sent;
+                self.sent = last.seq;
+                return Ok(Some(Batch { boot_id: self.boots[0].clone(), facts }));
+            }
+            // An earlier boot is done when all of it was acknowledged, or what is left of it cannot be read.
+            if self.boots.len() == 1 || self.sent > self.acked {
+                return Ok(None);
+            }
+            self.boots.remove(0);
+            let from = if self.boots.len() == 1 { self.stored } else { 0 };
+            (self.sent, self.before, self.acked) = (from, from, from);
+        }
     }
 
     /// The last batch was not handed over: it is read again.
@@ -360,17 +370,9 @@ impl Link {
         match message {
             Some(report_response::Message::Ack(ack)) => {
                 delivery.stored();
-                let mut spool = shared.spool.lock().await;
-                spool.forget(&ack.boot_id, ack.stored_seq);
+                shared.spool.lock().await.forget(&ack.boot_id, ack.stored_seq);
                 if ack.boot_id == self.boots[0] {
                     self.acked = self.acked.max(ack.stored_seq);
-                    // An earlier boot is done when all of it was sent and acknowledged.
-                    let others = self.boots.len() > 1;
-                    if others && spool.read_after(&self.boots[0], self.acked, 1, 0).is_empty() {
-                        self.boots.remove(0);
-                        let from = if self.boots.len() == 1 { self.stored } else { 0 };
-                        (self.sent, self.before, self.acked) = (from, from, from);
-                    }
                 }
             }
             Some(report_response::Message::Pong(pong)) => {

@@ -207,6 +207,29 @@ async fn an_earlier_boot_is_delivered_first_and_under_its_own_name() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn an_earlier_boot_that_cannot_be_read_does_not_hold_up_the_running_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (address, mut connections) = collector(false).await;
+    let test = async {
+        spool(dir.path(), "boot-a").append(&mut facts(3, 5));
+        let mut waiting = spool(dir.path(), "boot-b");
+        for entry in std::fs::read_dir(dir.path()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.to_string_lossy().contains("boot-a") {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+        waiting.append(&mut facts(2, 5));
+        let _shared = agent(address, waiting);
+        let mut link = next(&mut connections).await;
+        link.welcome(0, 4096).await;
+        let batch = link.batch().await;
+        assert_eq!((batch.boot_id.as_str(), seqs(&batch)), ("boot-b", (1, 2)));
+    };
+    LocalSet::new().run_until(test).await;
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn a_refused_agent_keeps_its_facts_and_tries_slowly() {
     let dir = tempfile::tempdir().unwrap();
     let (address, mut connections) = collector(true).await;

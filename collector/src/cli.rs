@@ -2,7 +2,8 @@
 //! machine that can reach the collector.
 //!
 //! Exit codes: 0 the command worked (also when the answer is "not known" or "nothing is wrong"), 64 wrong usage, 66
-//! no such thing, 69 the collector cannot be reached or cannot answer, 74 output failed, 76 it speaks otherwise.
+//! no such thing, 69 the collector cannot be reached or cannot answer, 74 output failed, 76 it speaks otherwise, 78 a
+//! certificate file is no good.
 
 use std::io;
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ mod incidents;
 mod output;
 mod rules;
 mod timeline;
+mod tls;
 mod watch;
 
 #[cfg(test)]
@@ -54,6 +56,8 @@ struct Common {
     /// How to write the answer; json is what the HTTP API says
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
+    #[command(flatten)]
+    tls: tls::TlsFiles,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

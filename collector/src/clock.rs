@@ -6,7 +6,9 @@
 //! round trip. Within a boot the order of facts is thus the order of their boot times.
 
 use std::collections::VecDeque;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Messages that the estimate looks back on: a minute of pings, so that a drift of 100 ppm stays below 6 us.
 const SAMPLES_MAX: usize = 12;
@@ -25,6 +27,52 @@ pub const BOOTTIME_MAX_US: u64 = 50 * 366 * 86_400 * 1_000_000;
 pub fn now_us() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Now, by both clocks of the collector: one to date facts by, and one to wait by, since the first may be set.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Microseconds since 1970.
+    pub wall_us: i64,
+    /// Never goes back.
+    pub instant: Instant,
+}
+
+impl Moment {
+    /// Reads both.
+    pub fn now() -> Self {
+        Self { wall_us: now_us(), instant: Instant::now() }
+    }
+}
+
+/// When a loop last went around, for the watchdog. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Beat {
+    begun: Instant,
+    last_us: Arc<AtomicU64>,
+}
+
+impl Default for Beat {
+    fn default() -> Self {
+        Self { begun: Instant::now(), last_us: Arc::default() }
+    }
+}
+
+impl Beat {
+    /// The loop goes around.
+    pub fn beat(&self) {
+        self.last_us.store(self.age_us(), Ordering::Relaxed);
+    }
+
+    /// Whether it did within `within`.
+    pub fn alive(&self, within: Duration) -> bool {
+        let quiet_us = self.age_us().saturating_sub(self.last_us.load(Ordering::Relaxed));
+        Duration::from_micros(quiet_us) <= within
+    }
+
+    fn age_us(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
 }
 
 /// When a boot was, by the collector's clock.

@@ -13,7 +13,6 @@ mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, watch};
@@ -21,10 +20,10 @@ use tokio::time::Instant;
 use why502_explain::{Question, Seen};
 use why502_proto::{FactId, Kind};
 
-pub use scope::Scopes;
+pub use scope::{Scopes, concerns};
 pub use window::Window;
 
-use crate::clock::now_us;
+use crate::clock::{Beat, now_us};
 use crate::metrics::Metrics;
 use crate::store::{Committed, IncidentRow, Store, StoreError};
 use crate::view::Change;
@@ -68,22 +67,6 @@ pub struct Incidents {
     due: BTreeMap<String, Due>,
     /// Gateways by the hosts that they are explained from.
     watchers: BTreeMap<String, BTreeSet<String>>,
-}
-
-/// When the engine last went around its loop, for the watchdog.
-#[derive(Clone, Debug, Default)]
-pub struct Beat(Arc<AtomicI64>);
-
-impl Beat {
-    /// Whether it did within `within`.
-    pub fn alive(&self, within: Duration) -> bool {
-        let age = now_us().saturating_sub(self.0.load(Ordering::Relaxed));
-        age <= i64::try_from(within.as_micros()).unwrap_or(i64::MAX)
-    }
-
-    fn beat(&self) {
-        self.0.store(now_us(), Ordering::Relaxed);
-    }
 }
 
 #[derive(Debug, Default)]
@@ -298,11 +281,7 @@ impl Incidents {
             }
             facts.extend(self.windows.get(host).map(Window::facts).unwrap_or_default());
         }
-        let about = |seen: &Seen| match &seen.kind {
-            Kind::AgentSilent(silent) => hosts.contains(&silent.host),
-            _ => true,
-        };
-        facts.retain(about);
+        facts.retain(|seen| concerns(&hosts, seen));
         let late = if fresh { self.ledger.late(gateway) } else { Vec::new() };
         let gateway = gateway.to_owned();
         let look = Look { gateway, facts, now_us, urgent, rest_from, late, longest: LOOK_MAX };

@@ -26,7 +26,7 @@ pub use hello::{Identity, PROTOCOL, Refusal, is_host_name};
 pub use presence::{Presence, Presences, SILENT_AFTER};
 pub use silence::watch_for_silence;
 
-use crate::clock::{BootClock, now_us};
+use crate::clock::{BootClock, Moment};
 use crate::metrics::Metrics;
 use crate::store::{Greeting, Standing, Store, StoreError};
 use crate::tls;
@@ -166,11 +166,12 @@ impl Reporting {
             Err(_) => return Err(Status::deadline_exceeded("no hello came")),
         };
         hello::check(&hello, &self.identity, &self.door.own_name).map_err(refuse)?;
-        let now = now_us();
+        let now = Moment::now();
         let claim = self.door.presences.claim(&hello.host, &self.peer, now).map_err(refuse)?;
-        let standing = self.greet(&hello, now).await?;
+        let standing = self.greet(&hello, now.wall_us).await?;
         self.welcome(&standing)?;
-        let clock = BootClock::begin(standing.epoch, hello.boottime_us, hello.realtime_us, now);
+        let clock =
+            BootClock::begin(standing.epoch, hello.boottime_us, hello.realtime_us, now.wall_us);
         claim.heard(now, clock.offset_us(), clock.epoch().tolerance_us);
         tracing::info!(host = hello.host, peer = self.peer, seq = standing.stored_seq, "connected");
         self.metrics.streams.inc();
@@ -231,8 +232,9 @@ impl Reporting {
                     };
                     let Some(request) = message? else { break };
                     silent_at = Instant::now() + IDLE_MAX;
-                    self.take(request, hello, &mut clock, &mut pending)?;
-                    claim.heard(now_us(), clock.offset_us(), clock.epoch().tolerance_us);
+                    let now = Moment::now();
+                    self.take(request, hello, &mut clock, &mut pending, now.wall_us)?;
+                    claim.heard(now, clock.offset_us(), clock.epoch().tolerance_us);
                 }
             }
         }
@@ -246,8 +248,8 @@ impl Reporting {
         hello: &v1::Hello,
         clock: &mut BootClock,
         pending: &mut Pending,
+        now_us: i64,
     ) -> Result<(), Status> {
-        let now_us = now_us();
         match request.message {
             Some(report_request::Message::Batch(batch)) => {
                 let origin =

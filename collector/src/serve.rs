@@ -11,9 +11,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::clock::Beat;
 use crate::config::Config;
 use crate::http;
-use crate::incident::{Beat, Incidents};
+use crate::incident::Incidents;
 use crate::ingest::{self, Door, Presences};
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
@@ -84,6 +85,7 @@ pub async fn serve(
         changes.clone(),
         config.warnings(),
         current_tls.clone(),
+        &config.name,
     );
     let own_name = config.name.clone();
     let commits = store.commits();

@@ -6,6 +6,7 @@ pub(crate) mod explanation;
 pub(crate) mod moment;
 #[cfg(test)]
 pub(crate) mod sample;
+pub(crate) mod told;
 pub(crate) mod words;
 
 pub use explanation::explanation;

@@ -213,7 +213,8 @@ fn server_config(files: &Files) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// The certificates in a PEM file; at least one.
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let bad = |source: Box<dyn std::error::Error + Send + Sync>| TlsError::File {
         path: path.to_owned(),
         what: "certificate",

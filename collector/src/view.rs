@@ -7,7 +7,7 @@ use why502_explain::{Question, Seen, Snapshot};
 use why502_proto::{Entity, Kind, fields_text, kind_name, rfc3339, v1};
 
 use crate::clock::now_us;
-use crate::incident::{Scopes, Window};
+use crate::incident::{Scopes, Window, concerns};
 use crate::ingest::{Presence, Presences};
 use crate::metrics::Metrics;
 use crate::store::{HostRow, Store, StoreError, TimelineQuery};
@@ -67,6 +67,8 @@ pub struct View {
     /// What is so for the whole run: plaintext beyond loopback.
     standing_warnings: Arc<[String]>,
     tls: Option<tls::Current>,
+    /// Name under which the collector itself writes facts.
+    own_name: Arc<str>,
 }
 
 /// The sender behind [`View::changes`], which the parts of the collector share.
@@ -83,9 +85,10 @@ impl View {
         changes: broadcast::Sender<Change>,
         standing_warnings: Vec<String>,
         tls: Option<tls::Current>,
+        own_name: &str,
     ) -> Self {
-        let standing_warnings = standing_warnings.into();
-        Self { store, presences, metrics, changes, standing_warnings, tls }
+        let (standing_warnings, own_name) = (standing_warnings.into(), own_name.into());
+        Self { store, presences, metrics, changes, standing_warnings, tls, own_name }
     }
 
     /// Incidents, newest first.
@@ -140,9 +143,10 @@ impl View {
         };
         let hosts = scopes.hosts_of(&gateway);
         let mut facts = Vec::new();
-        for host in &hosts {
+        // The collector's own facts tell which of them were silent.
+        for host in hosts.iter().map(String::as_str).chain([&*self.own_name]) {
             let window = Window::load(&self.store, host, at_us).await.map_err(refused)?;
-            facts.extend(window.facts());
+            facts.extend(window.facts().into_iter().filter(|seen| concerns(&hosts, seen)));
         }
         let task = move || answer(&gateway, &hosts, &request, Snapshot::new(facts, at_us));
         tokio::task::spawn_blocking(task).await.map_err(|error| ViewError::Store(error.into()))

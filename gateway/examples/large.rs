@@ -1,7 +1,6 @@
 //! How long a generated configuration of 10 MB with 20,000 servers takes to be read, and how much memory:
 //! `cargo run --profile quick -p why502-gateway --example large -- nginx`.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
@@ -27,7 +26,8 @@ fn main() {
     let begun = Instant::now();
     let (endpoints, problems) = take(&kind, &root, path);
     println!(
-        "{kind}: {megabytes} MB, {endpoints} endpoints, {problems} problems in {} ms, {} MiB more memory at the peak",
+        "{kind}: {megabytes} MB, {endpoints} endpoints, {problems} problems in {} ms, \
+         {} MiB more memory at the peak",
         begun.elapsed().as_millis(),
         (peak_kib() - before) / 1024
     );
@@ -50,49 +50,48 @@ fn take(kind: &str, root: &Path, path: &str) -> (usize, usize) {
     (effective.endpoints.len(), effective.problems.len())
 }
 
+const NGINX: &str = "
+upstream uN { server ADDRESS:8080 max_fails=3; keepalive 16; }
+server {
+  listen 80;
+  server_name site-N.example.com www.site-N.example.com;
+  access_log /var/log/nginx/access.log combined;
+  client_max_body_size 10m;
+  location / {
+    proxy_pass http://uN;
+    proxy_set_header Host $host;
+    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    proxy_read_timeout 30s;
+  }
+  location /static/ { root /srv/site-N; expires 30d; }
+}
+";
+const HAPROXY: &str = "
+backend bN
+  balance roundrobin
+  option httpchk GET /health
+  http-check expect status 200
+  timeout server 30s
+  timeout connect 5s
+  http-request set-header X-Site site-N
+  http-response set-header X-Served-By bN
+  server s1 ADDRESS:8080 check inter 5s fall 3 rise 2 weight 100 maxconn 500
+";
+
 /// Path and text.
 fn generated(kind: &str) -> (&'static str, String) {
-    let mut text = String::new();
-    let mut add = |words: std::fmt::Arguments<'_>| text.write_fmt(words).expect("memory");
+    let address = |n: usize| format!("10.{}.{}.{}", n / 62_500, n / 250 % 250, n % 250);
+    let all = |template: &str| -> String {
+        let one = |n| template.replace("ADDRESS", &address(n)).replace('N', &n.to_string());
+        (0..SERVERS).map(one).collect()
+    };
     match kind {
         "haproxy" => {
-            add(format_args!("defaults\n  mode http\nfrontend in\n  bind :80\n"));
-            for n in 0..SERVERS {
-                add(format_args!(
-                    "  use_backend b{n} if {{ hdr(host) -i site-{n}.example.com }}\n"
-                ));
-            }
-            for n in 0..SERVERS {
-                add(format_args!(
-                    "backend b{n}\n  balance roundrobin\n  option httpchk GET /health\n  http-check expect status 200\n  \
-                     timeout server 30s\n  timeout connect 5s\n  http-request set-header X-Site site-{n}\n  \
-                     http-response set-header X-Served-By b{n}\n  \
-                     server s1 10.{}.{}.{}:8080 check inter 5s fall 3 rise 2 weight 100 maxconn 500\n",
-                    n / 62_500,
-                    n / 250 % 250,
-                    n % 250
-                ));
-            }
-            ("/etc/haproxy/haproxy.cfg", text)
+            let uses = all("  use_backend bN if { hdr(host) -i site-N.example.com }\n");
+            let head = "defaults\n  mode http\nfrontend in\n  bind :80\n";
+            ("/etc/haproxy/haproxy.cfg", format!("{head}{uses}{}", all(HAPROXY)))
         }
-        _ => {
-            add(format_args!("http {{\n"));
-            for n in 0..SERVERS {
-                add(format_args!(
-                    "upstream u{n} {{ server 10.{}.{}.{}:8080 max_fails=3; keepalive 16; }}\nserver {{\n  listen 80;\n  \
-                     server_name site-{n}.example.com www.site-{n}.example.com;\n  \
-                     access_log /var/log/nginx/access.log combined;\n  client_max_body_size 10m;\n  \
-                     location / {{\n    proxy_pass http://u{n};\n    proxy_set_header Host $host;\n    \
-                     proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n    proxy_read_timeout 30s;\n  }}\n  \
-                     location /static/ {{ root /srv/site-{n}; expires 30d; }}\n}}\n",
-                    n / 62_500,
-                    n / 250 % 250,
-                    n % 250
-                ));
-            }
-            add(format_args!("}}\n"));
-            ("/etc/nginx/nginx.conf", text)
-        }
+        _ => ("/etc/nginx/nginx.conf", format!("http {{\n{}}}\n", all(NGINX))),
     }
 }
 

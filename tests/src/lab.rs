@@ -177,6 +177,21 @@ impl Lab {
         self.hosts.iter().find(|host| host.name() == name)
     }
 
+    /// Takes a host off the bridge, or puts it back: what was on its way is lost, and neither side is told. Its own
+    /// link stays up, as behind a switch that fails.
+    ///
+    /// # Errors
+    /// If there is no such host.
+    pub fn plug(&self, host: &str, plugged: bool) -> Result<(), LabError> {
+        let at = self.hosts.iter().position(|other| other.name() == host);
+        let port = format!("p{}", at.map_or(0, |at| at + 1));
+        let switch = format!("{}-switch", self.name);
+        let mut command = Command::new("ip");
+        command.args(["-n", &switch, "link", "set", &port]);
+        command.args(if plugged { &["master", "br0"][..] } else { &["nomaster"] });
+        step("plug or unplug a host", &mut command)
+    }
+
     /// Its name, for `--remove`.
     pub fn name(&self) -> &str {
         &self.name

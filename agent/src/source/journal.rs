@@ -237,8 +237,8 @@ impl Parent {
         self.tell(facts).await
     }
 
-    /// Tells `facts`, and what gateways wrote as far as it is due. The place travels with the last of them, once all that
-    /// was read up to it is told. `false`: the agent shuts down.
+    /// Tells `facts`, and what gateways wrote as far as it is due. The place travels with the last of them, once all
+    /// that was read up to it is told. `false`: the agent shuts down.
     async fn tell(&mut self, mut facts: Vec<(Moment, Kind)>) -> bool {
         let now = Moment::now();
         if !facts.is_empty() {

@@ -43,6 +43,10 @@ impl Queue {
         let length = entry.encoded_len();
         if length > PAYLOAD_MAX {
             self.lose(Loss { count: 1, first_seq: seq, last_seq: seq, reason: "fact too large" });
+            // What is behind it was read all the same.
+            if !entry.mark.is_empty() {
+                self.mark(Mark { name: entry.mark, position: entry.position });
+            }
             return;
         }
         self.bytes += length;

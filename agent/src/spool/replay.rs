@@ -48,8 +48,8 @@ impl Room {
 }
 
 impl Spool {
-    /// Facts of `boot` behind `seq` that the collector has not, at most `facts_max` and `bytes_max`, but at least one. What
-    /// cannot be read is left out and told of. Going on where the last read ended costs only what is new.
+    /// Facts of `boot` behind `seq` that the collector has not, at most `facts_max` and `bytes_max`, but at least one.
+    /// What cannot be read is left out and told of. Going on where the last read ended costs only what is new.
     pub fn read_after(
         &mut self,
         boot: &str,
@@ -231,7 +231,7 @@ fn read_segment(
     let file = File::open(&segment.path)?;
     let mut reader = Reader::new(&file, cursor.offset, segment.bytes);
     while let Read::Entry { entry, .. } = reader.next()? {
-        if let Some(fact) = entry.fact.filter(|fact| fact.seq > floor) {
+        if let Some(fact) = entry.fact.filter(|fact| fact.seq > cursor.seq.max(acked)) {
             if !room.take(&fact, batch.facts.is_empty()) {
                 return Ok(false);
             }

@@ -74,11 +74,17 @@ impl Segment {
         let mut reader = Reader::new(&file, 0, self.bytes);
         let mut scan = Scan::default();
         let mut good = 0;
+        self.last_seq = self.first_seq - 1;
         loop {
             match reader.next()? {
                 Read::Entry { entry, damaged } => {
-                    good = reader.offset();
                     scan.torn |= damaged > 0;
+                    if entry.fact.as_ref().is_some_and(|fact| fact.seq <= self.last_seq) {
+                        // Left on the disk by an earlier file, and uncovered by a power cut.
+                        scan.torn = true;
+                        continue;
+                    }
+                    good = reader.offset();
                     scan.ended |= entry.end && !scan.torn;
                     if let Some(fact) = &entry.fact {
                         if damaged > 0 && fact.seq > self.last_seq + 1 {

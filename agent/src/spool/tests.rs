@@ -290,3 +290,52 @@ fn batches_are_split_at_their_bounds() {
     spool.append(&mut [fact(2)]);
     assert_eq!(read(&mut spool).1, 1, "what no record can hold is told");
 }
+
+/// What a power cut leaves of a write that was under way: any part of its bytes, and behind it whatever the file
+/// system put there.
+#[test]
+fn a_power_cut_at_any_byte_of_a_write_costs_nothing_that_was_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path().join("before");
+    let open_large = |dir: &Path| {
+        let mut spool = open(dir, "boot-1");
+        spool.segment_max = SEGMENT_MAX;
+        spool
+    };
+    let batch = |numbers: std::ops::RangeInclusive<u64>| -> Vec<Observed> {
+        numbers.map(|number| (fact(number).0, mark(&number.to_string()))).collect()
+    };
+    let mut spool = open_large(&here);
+    assert!(spool.append(&mut batch(1..=3)));
+    let path = spool.segments[0].path.clone();
+    let durable = std::fs::read(&path).unwrap().len();
+    assert!(spool.append(&mut batch(4..=7)));
+    drop(spool);
+    let whole = std::fs::read(&path).unwrap();
+    let name = path.file_name().unwrap();
+    for cut in durable..=whole.len() {
+        for rest in [&[][..], &[0; 4096], &[0x50; 64], &whole[..whole.len().min(100)]] {
+            let after = dir.path().join("after");
+            let _ = std::fs::remove_dir_all(&after);
+            std::fs::create_dir(&after).unwrap();
+            let found = [&whole[..cut], rest].concat();
+            std::fs::write(after.join(name), found).unwrap();
+            let mut spool = open_large(&after);
+            let (facts, told) = read(&mut spool);
+            let left: Vec<u64> = facts.iter().map(|(_, _, number)| *number).collect();
+            let last = left.last().copied().unwrap_or_default();
+            let case = format!("cut at {cut}, {} bytes behind it", rest.len());
+            assert!(last >= 3 && left == (1..=last).collect::<Vec<_>>(), "{case}: {left:?}");
+            assert!(told <= 1, "{case}: {told} are told to be lost");
+            assert_eq!(spool.marks()["log /a"], last.to_string(), "{case}: the mark is the last's");
+            // What was cut off is read again from its mark on, and has a place of its own.
+            assert!(spool.append(&mut batch(last + 1..=9)));
+            drop(spool);
+            let (facts, again) = read(&mut open_large(&after));
+            let numbers: Vec<u64> = facts.iter().map(|(_, _, number)| *number).collect();
+            let seqs: BTreeSet<u64> = facts.iter().map(|(_, seq, _)| *seq).collect();
+            assert_eq!(numbers, (1..=9).collect::<Vec<_>>(), "{case}");
+            assert_eq!((seqs.len(), again), (9, told), "{case}");
+        }
+    }
+}

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 use ureq::http::Response;
+use ureq::tls::TlsConfig;
 use ureq::{Agent, Body};
 
+use super::Common;
 use super::error::CliError;
 
 /// A local answer takes milliseconds, a day's timeline over a slow line some seconds.
@@ -17,23 +19,26 @@ const SILENCE_MAX: Duration = Duration::from_secs(45);
 /// 10,000 facts of the largest size.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
+const URL_HINT: &str = "write it as http://HOST:8503, or https://HOST where a proxy is in front";
+
 /// One collector.
 #[derive(Debug)]
 pub(super) struct Client {
     url: String,
+    /// For https only.
+    tls: Option<TlsConfig>,
 }
 
 impl Client {
-    pub(super) fn new(url: &str) -> Result<Self, CliError> {
-        let refused = |hint| Err(CliError::Url { url: url.to_owned(), hint });
-        if url.starts_with("https://") {
-            return refused("the page is plain HTTP: use http://, through ssh -L where needed");
-        }
-        let host = url.strip_prefix("http://").unwrap_or_default();
+    pub(super) fn new(common: &Common) -> Result<Self, CliError> {
+        let url = common.url.trim_end_matches('/');
+        let secure = url.strip_prefix("https://");
+        let host = secure.or(url.strip_prefix("http://")).unwrap_or_default();
         if host.is_empty() || host.contains(char::is_whitespace) {
-            return refused("write it as http://HOST:8503");
+            return Err(CliError::Url { url: common.url.clone(), hint: URL_HINT });
         }
-        Ok(Self { url: url.trim_end_matches('/').to_owned() })
+        let tls = secure.map(|_| common.tls.read()).transpose()?;
+        Ok(Self { url: url.to_owned(), tls })
     }
 
     pub(super) fn url(&self) -> &str {
@@ -82,7 +87,9 @@ impl Client {
     }
 
     fn config(&self) -> ureq::config::ConfigBuilder<ureq::typestate::AgentScope> {
+        let tls = self.tls.clone().unwrap_or_default();
         Agent::config_builder()
+            .tls_config(tls)
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_MAX))
             // What goes to a collector on this machine must not go to a proxy.
@@ -102,7 +109,7 @@ impl Client {
         }
         let response = request.call().map_err(|source| match source {
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-                CliError::Url { url: self.url.clone(), hint: "write it as http://HOST:8503" }
+                CliError::Url { url: self.url.clone(), hint: URL_HINT }
             }
             source => CliError::Unreachable { url: self.url.clone(), source: Box::new(source) },
         })?;

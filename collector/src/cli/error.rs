@@ -8,6 +8,12 @@ pub(super) enum CliError {
     /// Not an address that can be asked.
     #[error("{url:?} is no address of a collector")]
     Url { url: String, hint: &'static str },
+    /// A certificate file is no good.
+    #[error("https cannot be used")]
+    Tls(#[source] crate::tls::TlsError),
+    /// The system has no authorities that it trusts.
+    #[error("https cannot be used: this system has no CA certificates")]
+    NoCa,
     /// Nobody answers.
     #[error("cannot reach the collector at {url}")]
     Unreachable { url: String, source: Box<ureq::Error> },
@@ -30,6 +36,7 @@ impl CliError {
         ExitCode::from(match self {
             Self::Url { .. } | Self::Refused { status: 400, .. } => 64,
             Self::NoRule { .. } | Self::Refused { status: 404, .. } => 66,
+            Self::Tls(_) | Self::NoCa => 78,
             Self::Unreachable { .. } | Self::Refused { .. } => 69,
             Self::Write(_) => 74,
             Self::Protocol { .. } => 76,
@@ -40,6 +47,13 @@ impl CliError {
     pub(super) fn hint(&self) -> String {
         match self {
             Self::Url { hint, .. } => (*hint).to_owned(),
+            Self::Tls(_) => "give PEM files with --tls-ca, --tls-cert and --tls-key".to_owned(),
+            Self::NoCa => "give one with --tls-ca, or install ca-certificates".to_owned(),
+            Self::Unreachable { source, .. } if is_about_certificates(source) => {
+                "check that --url has the name that is in its certificate, that --tls-ca is the CA \
+                 of it, and, where it asks who you are, --tls-cert and --tls-key"
+                    .to_owned()
+            }
             Self::Unreachable { .. } => {
                 "start it with `why502 serve` or `systemctl start why502`, or say where \
                  it is with --url or WHY502_URL"
@@ -51,5 +65,14 @@ impl CliError {
             }
             Self::Write(_) => "check the disk, or where the output goes".to_owned(),
         }
+    }
+}
+
+/// Whether TLS was spoken, and the two sides did not like each other.
+fn is_about_certificates(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::Rustls(_) | ureq::Error::Tls(_) => true,
+        ureq::Error::Io(error) => error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()),
+        _ => false,
     }
 }

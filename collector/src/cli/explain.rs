@@ -30,7 +30,7 @@ pub struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut Output<'_>) -> Result<(), CliError> {
-    let client = Client::new(&arguments.common.url)?;
+    let client = Client::new(&arguments.common)?;
     let given = |option: &Option<String>| option.clone().unwrap_or_default();
     let question = [
         ("gateway", given(&arguments.gateway)),

@@ -16,7 +16,7 @@ pub struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut Output<'_>) -> Result<(), CliError> {
-    let client = Client::new(&arguments.common.url)?;
+    let client = Client::new(&arguments.common)?;
     let json = client.get("/api/v1/hosts", &[])?;
     let answer: v1::ListHostsResponse = client.read(&json)?;
     if arguments.common.format == Format::Json {

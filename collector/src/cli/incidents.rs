@@ -29,7 +29,7 @@ pub struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut Output<'_>) -> Result<(), CliError> {
-    let client = Client::new(&arguments.common.url)?;
+    let client = Client::new(&arguments.common)?;
     let state = match &arguments.state {
         Some(state) => state,
         None if arguments.all => "",

@@ -181,7 +181,6 @@ fn nobody_there() {
         assert!(text.starts_with("cannot reach the collector at http://127.0.0.1:"), "{text}");
         assert!(text.contains("why502 serve") && text.contains("69"), "{text}");
     }
-    assert!(answer("https://x", "hosts").contains("plain HTTP"));
     assert!(answer("app-1:8503", "hosts").contains("write it as http://HOST:8503"));
 }
 
@@ -210,4 +209,72 @@ fn watch_says_what_changed_and_not_what_counted_on() {
          OOM-killed at its 512 MiB limit; nothing listens on 10.0.0.7:8080 (incident 7)\n"
     ));
     assert_eq!(String::from_utf8(json).unwrap().lines().count(), 3);
+}
+
+/// A proxy in front of a collector, which asks for a certificate of its CA; and the files for whoever asks it.
+fn proxy(dir: &std::path::Path) -> String {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+    let mut params = CertificateParams::new([]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let issue = |name: &str| {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        (params.signed_by(&key, &ca).unwrap(), key)
+    };
+    let (own, own_key) = issue("localhost");
+    let (client, client_key) = issue("operator");
+    std::fs::write(dir.join("ca.pem"), ca.pem()).unwrap();
+    std::fs::write(dir.join("cert.pem"), client.pem()).unwrap();
+    std::fs::write(dir.join("key.pem"), client_key.serialize_pem()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.der().clone()).unwrap();
+    let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(
+        roots.into(),
+        std::sync::Arc::clone(&provider),
+    );
+    let key = PrivateKeyDer::try_from(own_key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(clients.build().unwrap())
+        .with_single_cert(vec![own.der().clone()], key)
+        .unwrap();
+    let config = std::sync::Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    std::thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            let connection = ServerConnection::new(std::sync::Arc::clone(&config)).unwrap();
+            let mut stream = StreamOwned::new(connection, stream);
+            let _request = stream.read(&mut [0; 4096]);
+            let response =
+                "HTTP/1.1 200 OK\r\ncontent-length: 24\r\n\r\n{\"hosts\":[{\"host\":\"a\"}]}";
+            let _refused = stream.write_all(response.as_bytes());
+        }
+    });
+    url
+}
+
+#[test]
+fn https_trusts_a_ca_and_shows_a_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = proxy(dir.path());
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (ca, cert, key) = (path("ca.pem"), path("cert.pem"), path("key.pem"));
+    let good = answer(&url, &format!("hosts --tls-ca {ca} --tls-cert {cert} --tls-key {key}"));
+    assert!(good.starts_with("a "), "{good}");
+    let nobody = answer(&url, &format!("hosts --tls-ca {ca}"));
+    let stranger = answer(&url, &format!("hosts --tls-ca {cert}"));
+    for refused in [nobody, stranger] {
+        assert!(refused.starts_with("cannot reach the collector at https://"), "{refused}");
+        assert!(refused.contains("--tls-ca") && refused.contains("69"), "{refused}");
+    }
+    let no_pem = answer(&url, &format!("hosts --tls-ca {ca} --tls-cert {cert} --tls-key {ca}"));
+    assert!(no_pem.contains("https cannot be used") && no_pem.contains("78"), "{no_pem}");
+    let absent = answer(&url, "hosts --tls-ca /nowhere.pem");
+    assert!(absent.contains("give PEM files with --tls-ca") && absent.contains("78"), "{absent}");
 }

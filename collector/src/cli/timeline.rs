@@ -27,7 +27,7 @@ pub struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut Output<'_>) -> Result<(), CliError> {
-    let client = Client::new(&arguments.common.url)?;
+    let client = Client::new(&arguments.common)?;
     let query = [
         ("host", arguments.host.as_deref().unwrap_or_default()),
         ("since", &arguments.since),

@@ -30,7 +30,7 @@ pub struct Arguments {
 /// Runs until interrupted, or until what reads the output is gone. A collector that cannot be reached at first is an
 /// error; one that goes away later is waited for.
 pub(super) fn run(arguments: &Arguments, out: &mut Output<'_>) -> Result<(), CliError> {
-    let client = Client::new(&arguments.common.url)?;
+    let client = Client::new(&arguments.common)?;
     let mut watch = Watch::new(arguments.common.format == Format::Json);
     let facts = if arguments.facts { "true" } else { "" };
     let mut connected_before = false;

@@ -74,6 +74,7 @@ impl Served {
             changes.clone(),
             vec!["streams are not encrypted".into()],
             None,
+            "why502-collector",
         );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

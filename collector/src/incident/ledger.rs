@@ -94,16 +94,16 @@ impl Ledger {
         complete: bool,
         now_us: i64,
     ) -> Vec<IncidentRow> {
-        let mut clear: BTreeSet<(String, String)> = BTreeSet::new();
+        let mut asked: BTreeSet<(String, String)> = BTreeSet::new();
         let mut groups: BTreeMap<(String, String), Vec<v1::Explanation>> = BTreeMap::new();
         for (question, answer) in answers {
-            match answer {
-                Some(explanation) => groups
+            if let Some(explanation) = answer {
+                groups
                     .entry((explanation.endpoint.clone(), explanation.root_cause.clone()))
                     .or_default()
-                    .push(explanation),
-                None => drop(clear.insert((question.endpoint, question.route))),
+                    .push(explanation);
             }
+            asked.insert((question.endpoint, question.route));
         }
         let merged: Vec<_> = groups.into_values().filter_map(merge).collect();
         let mut held = BTreeSet::new();
@@ -119,7 +119,7 @@ impl Ledger {
         }
         for (id, incident) in &mut self.incidents {
             if incident.row.explanation.gateway == gateway && !held.contains(id) {
-                writes.extend(incident.pass(&clear, complete, now_us));
+                writes.extend(incident.pass(&asked, complete, now_us));
             }
         }
         self.incidents.retain(|_, incident| !incident.is_forgotten(now_us));

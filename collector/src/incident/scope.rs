@@ -130,6 +130,14 @@ impl Scopes {
     }
 }
 
+/// Whether a fact tells something of `hosts`: the collector, which speaks of others, tells of all.
+pub fn concerns(hosts: &[String], seen: &Seen) -> bool {
+    match &seen.kind {
+        Kind::AgentSilent(silent) => hosts.contains(&silent.host),
+        _ => true,
+    }
+}
+
 /// The host part of an endpoint's address; `None` for what is on the gateway itself.
 fn place(address: &str) -> Option<&str> {
     if address.starts_with("unix:") {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, broadcast};
 
 use super::hello::Refusal;
+use crate::clock::Moment;
 use crate::view::Change;
 
 /// A host of which nothing was heard for this long, three pings, is silent.
@@ -31,9 +32,22 @@ pub struct Presence {
     pub silent: bool,
 }
 
-#[derive(Debug, Default)]
+/// The begin or the end of a host's silence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Silence {
+    /// Of which host.
+    pub host: String,
+    /// It is over.
+    pub ended: bool,
+    /// When the host was last heard, microseconds since 1970: where its silence begins, or ended.
+    pub heard_us: i64,
+}
+
+#[derive(Debug)]
 struct Entry {
     presence: Presence,
+    /// When `presence.heard_us` was, by a clock that nobody sets. Before a first word: when that may be expected.
+    heard: Instant,
     /// Number of the stream that holds the name, where it comes from, and how to end it.
     stream: u64,
     peer: String,
@@ -63,24 +77,28 @@ impl Presences {
         Self { hosts: Arc::default(), changes }
     }
 
-    /// Makes a host known that was heard before, as if at `heard_us`.
-    pub fn remember(&self, host: &str, heard_us: i64) {
-        let presence = Presence { heard_us, ..Presence::default() };
-        self.lock().entry(host.to_owned()).or_insert(Entry { presence, ..Entry::default() });
+    /// Makes a host known that was heard before, at `heard_us`. It counts as silent when nothing is heard of it for
+    /// [`SILENT_AFTER`] from `expected` on, or at once if it was `silent` already.
+    pub fn remember(&self, host: &str, heard_us: i64, silent: bool, expected: Instant) {
+        let mut hosts = self.lock();
+        let entry = hosts.entry(host.to_owned()).or_insert_with(|| Entry::new(expected));
+        // A stream may be there already: then the past only says what is to be ended.
+        entry.presence.silent |= silent;
+        entry.presence.heard_us = entry.presence.heard_us.max(heard_us);
     }
 
     /// Takes a host's name for a new stream. A stream that has fallen silent is ended for it.
     ///
     /// # Errors
     /// If another stream is alive, or too many hosts are known.
-    pub fn claim(&self, host: &str, peer: &str, now_us: i64) -> Result<Claim, Refusal> {
+    pub fn claim(&self, host: &str, peer: &str, now: Moment) -> Result<Claim, Refusal> {
         let mut hosts = self.lock();
         if hosts.len() >= HOSTS_MAX && !hosts.contains_key(host) {
             return Err(Refusal::Bound(format!("{HOSTS_MAX} hosts are known, no more are taken")));
         }
-        let entry = hosts.entry(host.to_owned()).or_default();
-        let quiet = now_us.saturating_sub(entry.presence.heard_us);
-        if entry.presence.connected && quiet < micros(REPLACED_AFTER) {
+        let entry = hosts.entry(host.to_owned()).or_insert_with(|| Entry::new(now.instant));
+        let quiet = now.instant.saturating_duration_since(entry.heard);
+        if entry.presence.connected && quiet < REPLACED_AFTER {
             return Err(Refusal::Taken { host: host.to_owned(), peer: entry.peer.clone() });
         }
         entry.replaced.notify_one();
@@ -88,7 +106,7 @@ impl Presences {
         entry.stream += 1;
         entry.peer = peer.to_owned();
         entry.presence.connected = true;
-        entry.presence.heard_us = now_us;
+        entry.hear(now);
         let claim = Claim {
             presences: self.clone(),
             host: host.to_owned(),
@@ -106,15 +124,17 @@ impl Presences {
         hosts.iter().map(|(host, entry)| (host.clone(), entry.presence.clone())).collect()
     }
 
-    /// Hosts whose silence begins or ends now: name, and whether it ended. Each is told once.
-    pub fn silences(&self, now_us: i64) -> Vec<(String, bool)> {
+    /// Silences that begin or end now. Each is told once.
+    pub fn silences(&self, now: Instant) -> Vec<Silence> {
         let mut changed = Vec::new();
         for (host, entry) in self.lock().iter_mut() {
-            let presence = &mut entry.presence;
-            let silent = now_us.saturating_sub(presence.heard_us) > micros(SILENT_AFTER);
-            if silent != presence.silent {
-                presence.silent = silent;
-                changed.push((host.clone(), !silent));
+            let quiet = now.saturating_duration_since(entry.heard);
+            // What an earlier run heard of it is no word.
+            let silent = quiet > SILENT_AFTER || (entry.presence.silent && entry.stream == 0);
+            if silent != entry.presence.silent {
+                entry.presence.silent = silent;
+                let heard_us = entry.presence.heard_us;
+                changed.push(Silence { host: host.clone(), ended: !silent, heard_us });
             }
         }
         changed
@@ -129,13 +149,30 @@ impl Presences {
     }
 }
 
+impl Entry {
+    fn new(heard: Instant) -> Self {
+        Self {
+            presence: Presence::default(),
+            heard,
+            stream: 0,
+            peer: String::new(),
+            replaced: Arc::default(),
+        }
+    }
+
+    fn hear(&mut self, now: Moment) {
+        self.presence.heard_us = now.wall_us;
+        self.heard = now.instant;
+    }
+}
+
 impl Claim {
     /// Something was heard of the host.
-    pub fn heard(&self, now_us: i64, offset_us: i64, tolerance_us: u64) {
+    pub fn heard(&self, now: Moment, offset_us: i64, tolerance_us: u64) {
         if let Some(entry) = self.presences.lock().get_mut(&self.host)
             && entry.stream == self.stream
         {
-            entry.presence.heard_us = now_us;
+            entry.hear(now);
             entry.presence.offset_us = offset_us;
             entry.presence.tolerance_us = tolerance_us;
         }
@@ -155,46 +192,81 @@ impl Drop for Claim {
     }
 }
 
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const S: i64 = 1_000_000;
+    /// The moment `s` seconds after a first one, by both clocks; the wall clock says 1970.
+    struct Clock(Instant);
 
-    fn presences() -> Presences {
-        Presences::new(broadcast::Sender::new(8))
+    impl Clock {
+        fn at(&self, s: u64) -> Moment {
+            let instant = self.0 + Duration::from_secs(s);
+            Moment { wall_us: i64::try_from(s).unwrap() * 1_000_000, instant }
+        }
+    }
+
+    fn presences() -> (Presences, Clock) {
+        (Presences::new(broadcast::Sender::new(8)), Clock(Instant::now()))
+    }
+
+    fn told(silences: &[Silence]) -> Vec<String> {
+        let text = |silence: &Silence| {
+            let word = if silence.ended { "ends" } else { "begins" };
+            format!("{} {word} at {}", silence.host, silence.heard_us / 1_000_000)
+        };
+        silences.iter().map(text).collect()
     }
 
     #[test]
     fn a_live_stream_keeps_its_name_and_a_silent_one_loses_it() {
-        let presences = presences();
-        let first = presences.claim("app-1", "10.0.0.1:5", 0).unwrap();
-        let taken = presences.claim("app-1", "10.0.0.2:6", 5 * S).unwrap_err();
+        let (presences, clock) = presences();
+        let first = presences.claim("app-1", "10.0.0.1:5", clock.at(0)).unwrap();
+        let taken = presences.claim("app-1", "10.0.0.2:6", clock.at(5)).unwrap_err();
         assert!(taken.to_string().contains("from 10.0.0.1:5"), "{taken}");
-        let second = presences.claim("app-1", "10.0.0.2:6", 7 * S).unwrap();
-        first.heard(9 * S, 0, 0);
+        let second = presences.claim("app-1", "10.0.0.2:6", clock.at(7)).unwrap();
+        first.heard(clock.at(9), 0, 0);
         drop(first);
         assert!(presences.all()["app-1"].connected, "the older end does not end the newer");
-        assert_eq!(presences.all()["app-1"].heard_us, 7 * S, "nor does it speak for it");
+        assert_eq!(presences.all()["app-1"].heard_us, 7_000_000, "nor does it speak for it");
         drop(second);
         assert!(!presences.all()["app-1"].connected);
-        assert!(presences.claim("app-1", "10.0.0.3:7", 8 * S).is_ok(), "free at once");
+        assert!(presences.claim("app-1", "10.0.0.3:7", clock.at(8)).is_ok(), "free at once");
     }
 
     #[test]
-    fn silence_is_told_once_and_so_is_its_end() {
-        let presences = presences();
-        presences.remember("old", 0);
-        let claim = presences.claim("app-1", "x", 0).unwrap();
-        assert_eq!(presences.silences(10 * S), []);
-        claim.heard(12 * S, 0, 0);
-        assert_eq!(presences.silences(20 * S), [("old".into(), false)]);
-        assert_eq!(presences.silences(21 * S), []);
-        let _back = presences.claim("old", "x", 22 * S).unwrap();
-        assert_eq!(presences.silences(22 * S), [("old".into(), true)]);
+    fn silence_is_told_once_from_the_last_word_on_and_so_is_its_end() {
+        let (presences, clock) = presences();
+        let claim = presences.claim("app-1", "x", clock.at(0)).unwrap();
+        claim.heard(clock.at(12), 0, 0);
+        assert!(presences.silences(clock.at(27).instant).is_empty());
+        assert_eq!(told(&presences.silences(clock.at(28).instant)), ["app-1 begins at 12"]);
+        assert!(presences.silences(clock.at(29).instant).is_empty());
+        claim.heard(clock.at(30), 0, 0);
+        assert_eq!(told(&presences.silences(clock.at(31).instant)), ["app-1 ends at 30"]);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_makes_no_silence() {
+        let (presences, clock) = presences();
+        let claim = presences.claim("app-1", "x", clock.at(0)).unwrap();
+        let set = |s, wall_us| Moment { wall_us, ..clock.at(s) };
+        claim.heard(set(1, 3_600_000_000), 0, 0);
+        assert!(presences.silences(clock.at(2).instant).is_empty(), "an hour ahead");
+        claim.heard(set(2, -3_600_000_000), 0, 0);
+        assert_eq!(presences.silences(clock.at(18).instant).len(), 1, "an hour back");
+    }
+
+    #[test]
+    fn what_was_silent_in_an_earlier_run_is_told_only_when_it_comes_back() {
+        let (presences, clock) = presences();
+        presences.remember("gone", 0, true, clock.at(30).instant);
+        presences.remember("here", 0, true, clock.at(30).instant);
+        presences.remember("away", 0, false, clock.at(30).instant);
+        let _here = presences.claim("here", "x", clock.at(5)).unwrap();
+        assert_eq!(told(&presences.silences(clock.at(6).instant)), ["here ends at 5"]);
+        assert_eq!(told(&presences.silences(clock.at(20).instant)), Vec::<String>::new());
+        let later = told(&presences.silences(clock.at(46).instant));
+        assert_eq!(later, ["away begins at 0", "here begins at 5"], "not gone: it is silent yet");
     }
 }

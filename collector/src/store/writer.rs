@@ -5,7 +5,7 @@
 //! acknowledged, and the bounded queue holds back whoever sends.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,10 +15,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::retire::{Retention, Retiring};
 use super::rows::{Appended, Boots, append_facts, greet, put_incident};
-use super::{
-    Append, Committed, Greeting, IncidentRow, Standing, StoreError, is_corrupt, schema, unsigned,
-};
-use crate::clock::now_us;
+use super::{Append, Committed, Greeting, IncidentRow, Standing, StoreError, is_corrupt, schema};
+use crate::clock::Beat;
 use crate::metrics::Metrics;
 
 /// Commands in one commit: bounds how long the first of them waits for the last.
@@ -53,7 +51,7 @@ pub(super) struct Surroundings {
 /// How the writer does, for whoever asks.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    beat_us: AtomicU64,
+    beat: Beat,
     damaged: AtomicBool,
     fault: Mutex<Option<String>>,
     nearly_full: Mutex<Option<String>>,
@@ -68,9 +66,7 @@ impl Health {
     }
 
     pub(super) fn alive(&self, within: Duration) -> bool {
-        let beat = self.beat_us.load(Ordering::Relaxed);
-        let age = unsigned(now_us()).saturating_sub(beat);
-        age <= u64::try_from(within.as_micros()).unwrap_or(u64::MAX)
+        self.beat.alive(within)
     }
 
     pub(super) fn blocked(&self) -> bool {
@@ -90,7 +86,7 @@ impl Health {
     }
 
     fn beat(&self) {
-        self.beat_us.store(unsigned(now_us()), Ordering::Relaxed);
+        self.beat.beat();
     }
 }
 

@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use why502_proto::v1;
 
+use super::told::told;
 use super::{Paint, clean, hang, moment, words, wrap};
 
 /// The whole explanation, each line ended. `now` is where ages count from.
@@ -123,33 +124,30 @@ fn state(explanation: &v1::Explanation, now: Timestamp, paint: Paint) -> String 
     if word == "Open" { format!("{text}\n") } else { format!("{}\n", paint.green(&text)) }
 }
 
-/// From the failed request to the root, a line each: when, on which host, what.
+/// From the failed request to the root, a line each: when, on which host, what. Day and host stand only where they
+/// change.
 fn chain(explanation: &v1::Explanation, symptom: &v1::Symptom, paint: Paint) -> String {
     let hosts = explanation.chain.iter().map(|link| clean(&link.host).chars().count());
     let widest = hosts.chain([clean(&explanation.gateway).chars().count()]).max().unwrap_or(0);
-    let lead = |at: &str, host: &str, because: &str| {
-        let at = moment::parse(at).map(moment::clock_ms).unwrap_or_default();
-        let host = clean(host);
-        format!("  {at:<12}  {host:<widest$}  {because:<7}  ")
-    };
+    let mut lines = Lines { widest, paint, day: String::new(), host: String::new() };
     let felt = if explanation.kind == "predicted" {
         "a request would fail here".to_owned()
     } else {
         words::felt(symptom)
     };
-    let mut out = hang(&lead(&symptom.first, &explanation.gateway, ""), &felt, paint);
+    let mut out = lines.next(&symptom.first, &explanation.gateway, "", &felt);
     if !symptom.message.is_empty() {
-        let blank = lead("", "", "");
-        out += &paint.dim(hang(&blank, &format!("\"{}\"", symptom.message), paint).trim_end());
+        let message = hang(&lines.blank(), &format!("\"{}\"", symptom.message), paint);
+        out += &paint.dim(message.trim_end());
         out.push('\n');
     }
     for link in &explanation.chain {
         let weaker = !link.confidence.is_empty() && link.confidence != "proven";
-        let text =
-            if weaker { format!("{} ({})", link.text, link.confidence) } else { link.text.clone() };
-        out += &hang(&lead(&link.at, &link.host, "because"), &text, paint);
+        let text = told(link);
+        let text = if weaker { format!("{text} ({})", link.confidence) } else { text };
+        out += &lines.next(&link.at, &link.host, "because", &text);
     }
-    let indent = lead("", "", "");
+    let indent = lines.blank();
     if explanation.verdict == "unknown" {
         out += &format!("{indent}{}\n", paint.yellow("root cause: not known"));
     } else if !explanation.root_cause.is_empty() {
@@ -157,6 +155,45 @@ fn chain(explanation: &v1::Explanation, symptom: &v1::Symptom, paint: Paint) -> 
         out += &format!("{indent}{}\n", paint.red(&root));
     }
     out
+}
+
+/// The columns of a chain, and what stands in the lines so far.
+struct Lines {
+    /// Longest name of a host.
+    widest: usize,
+    paint: Paint,
+    day: String,
+    host: String,
+}
+
+impl Lines {
+    /// One line, and before it its day, if that is another one.
+    fn next(&mut self, at: &str, host: &str, because: &str, text: &str) -> String {
+        let mut out = String::new();
+        let at = moment::parse(at);
+        if let Some(day) = at.map(moment::day)
+            && day != self.day
+        {
+            out += &format!("  {}\n", self.paint.dim(&format!("{day} (UTC)")));
+            self.day = day;
+        }
+        let same = std::mem::replace(&mut self.host, host.to_owned()) == host;
+        let lead = self.lead(
+            &at.map(moment::clock_ms).unwrap_or_default(),
+            if same { "" } else { host },
+            because,
+        );
+        out + &hang(&lead, text, self.paint)
+    }
+
+    fn blank(&self) -> String {
+        self.lead("", "", "")
+    }
+
+    fn lead(&self, at: &str, host: &str, because: &str) -> String {
+        let (host, widest) = (clean(host), self.widest);
+        format!("  {at:<12}  {host:<widest$}  {because:<7}  ")
+    }
 }
 
 fn missing(explanation: &v1::Explanation, now: Timestamp, paint: Paint) -> String {
@@ -216,29 +253,30 @@ mod tests {
             &sample::oom_killed(),
             100,
             expect![[r#"
-            api.service on app-1 was OOM-killed at its 512 MiB limit; nothing listens on 10.0.0.7:8080  [proven]
-            502 on gw-1 /api -> 10.0.0.7:8080, 142 requests since 12:03:04 UTC (connect, ECONNREFUSED)
-            Open for 4 min 3 s, incident 7
+                api.service on app-1 was OOM-killed at its 512 MiB limit; nothing listens on 10.0.0.7:8080  [proven]
+                502 on gw-1 /api -> 10.0.0.7:8080, 142 requests since 12:03:04 UTC (connect, ECONNREFUSED)
+                Open for 4 min 3 s, incident 7
 
-              12:03:04.120  gw-1            connection refused while connecting
-                                            "connect() failed (111: Connection refused) while connecting to
-                                            upstream"
-              12:03:03.981  app-1  because  nothing listens on 0.0.0.0:8080 since pid 4121 (api.service) closed
-                                            it
-              12:03:03.980  app-1  because  main process 4121 of api.service was killed by signal 9 (SIGKILL)
-              12:03:03.978  app-1  because  the kernel killed pid 4121: api.service reached its limit of 512 MiB
-                                            with 498 MiB of anonymous memory
-                                            root cause: process.oom_killed.cgroup
+                  2026-11-24 (UTC)
+                  12:03:04.120  gw-1            connection refused while connecting
+                                                "connect() failed (111: Connection refused) while connecting to
+                                                upstream"
+                  12:03:03.981  app-1  because  nothing listens on 0.0.0.0:8080 since pid 4121 (api.service) closed
+                                                it
+                  12:03:03.980         because  main process 4121 of api.service was killed by signal 9 (SIGKILL)
+                  12:03:03.978         because  the kernel killed pid 4121: api.service reached its limit of 512 MiB
+                                                with 498 MiB of anonymous memory
+                                                root cause: process.oom_killed.cgroup
 
-            Check:          systemctl status api.service   # on app-1
-            Fix:            raise MemoryMax= of api.service, or find what it holds: 498 MiB of anonymous memory
-                            at its death
-            How sure:       proven: every step rests on a fact that names the same process, listener or file
-            Not the cause:  listener.bound_to_loopback: pid 4121 listened on the address until it died
-            May also be:    memory.pressure (possible): memory was short on app-1 from 12:02:40
-            Could not see:  journal on app-1 since 11:50:00 UTC: the last words of the service; add why502-agent
-                            to group systemd-journal
-        "#]],
+                Check:          systemctl status api.service   # on app-1
+                Fix:            raise MemoryMax= of api.service, or find what it holds: 498 MiB of anonymous memory
+                                at its death
+                How sure:       proven: every step rests on a fact that names the same process, listener or file
+                Not the cause:  listener.bound_to_loopback: pid 4121 listened on the address until it died
+                May also be:    memory.pressure (possible): memory was short on app-1 from 12:02:40
+                Could not see:  journal on app-1 since 11:50:00 UTC: the last words of the service; add why502-agent
+                                to group systemd-journal
+            "#]],
         );
     }
 
@@ -256,43 +294,44 @@ mod tests {
             &sample::oom_killed(),
             60,
             expect![[r#"
-            api.service on app-1 was OOM-killed at its 512 MiB
-            limit; nothing listens on 10.0.0.7:8080  [proven]
-            502 on gw-1 /api -> 10.0.0.7:8080, 142 requests since
-            12:03:04 UTC (connect, ECONNREFUSED)
-            Open for 4 min 3 s, incident 7
+                api.service on app-1 was OOM-killed at its 512 MiB
+                limit; nothing listens on 10.0.0.7:8080  [proven]
+                502 on gw-1 /api -> 10.0.0.7:8080, 142 requests since
+                12:03:04 UTC (connect, ECONNREFUSED)
+                Open for 4 min 3 s, incident 7
 
-              12:03:04.120  gw-1            connection refused while
-                                            connecting
-                                            "connect() failed (111:
-                                            Connection refused) while
-                                            connecting to upstream"
-              12:03:03.981  app-1  because  nothing listens on
-                                            0.0.0.0:8080 since pid 4121
-                                            (api.service) closed it
-              12:03:03.980  app-1  because  main process 4121 of
-                                            api.service was killed by
-                                            signal 9 (SIGKILL)
-              12:03:03.978  app-1  because  the kernel killed pid 4121:
-                                            api.service reached its
-                                            limit of 512 MiB with 498
-                                            MiB of anonymous memory
-                                            root cause: process.oom_killed.cgroup
+                  2026-11-24 (UTC)
+                  12:03:04.120  gw-1            connection refused while
+                                                connecting
+                                                "connect() failed (111:
+                                                Connection refused) while
+                                                connecting to upstream"
+                  12:03:03.981  app-1  because  nothing listens on
+                                                0.0.0.0:8080 since pid 4121
+                                                (api.service) closed it
+                  12:03:03.980         because  main process 4121 of
+                                                api.service was killed by
+                                                signal 9 (SIGKILL)
+                  12:03:03.978         because  the kernel killed pid 4121:
+                                                api.service reached its
+                                                limit of 512 MiB with 498
+                                                MiB of anonymous memory
+                                                root cause: process.oom_killed.cgroup
 
-            Check:          systemctl status api.service   # on app-1
-            Fix:            raise MemoryMax= of api.service, or find
-                            what it holds: 498 MiB of anonymous memory
-                            at its death
-            How sure:       proven: every step rests on a fact that
-                            names the same process, listener or file
-            Not the cause:  listener.bound_to_loopback: pid 4121
-                            listened on the address until it died
-            May also be:    memory.pressure (possible): memory was short
-                            on app-1 from 12:02:40
-            Could not see:  journal on app-1 since 11:50:00 UTC: the
-                            last words of the service; add why502-agent
-                            to group systemd-journal
-        "#]],
+                Check:          systemctl status api.service   # on app-1
+                Fix:            raise MemoryMax= of api.service, or find
+                                what it holds: 498 MiB of anonymous memory
+                                at its death
+                How sure:       proven: every step rests on a fact that
+                                names the same process, listener or file
+                Not the cause:  listener.bound_to_loopback: pid 4121
+                                listened on the address until it died
+                May also be:    memory.pressure (possible): memory was short
+                                on app-1 from 12:02:40
+                Could not see:  journal on app-1 since 11:50:00 UTC: the
+                                last words of the service; add why502-agent
+                                to group systemd-journal
+            "#]],
         );
     }
 
@@ -302,21 +341,22 @@ mod tests {
             &sample::unknown(),
             100,
             expect![[r#"
-            502 on gw-1 shop.example/cart: connections to 10.0.0.9:9000 are refused, and no agent
-            is there to see why  [not known]
-            502 on gw-1 shop.example/cart -> 10.0.0.9:9000, 142 requests since 12:03:04 UTC (connect,
-            ECONNREFUSED)
-            Open for 2 min 8 s, incident 8
+                502 on gw-1 shop.example/cart: connections to 10.0.0.9:9000 are refused, and no agent
+                is there to see why  [not known]
+                502 on gw-1 shop.example/cart -> 10.0.0.9:9000, 142 requests since 12:03:04 UTC (connect,
+                ECONNREFUSED)
+                Open for 2 min 8 s, incident 8
 
-              12:03:04.120  gw-1           connection refused while connecting
-                                           "connect() failed (111: Connection refused) while connecting to
-                                           upstream"
-                                           root cause: not known
+                  2026-11-24 (UTC)
+                  12:03:04.120  gw-1           connection refused while connecting
+                                               "connect() failed (111: Connection refused) while connecting to
+                                               upstream"
+                                               root cause: not known
 
-            Could not see:  agent on 10.0.0.9: whether anything listens there; start why502-agent on that host
-                            (undecided: process.not_running, listener.bound_to_loopback)
-            Check:          ss -ltnp 'sport = :9000'   # on 10.0.0.9
-        "#]],
+                Could not see:  agent on 10.0.0.9: whether anything listens there; start why502-agent on that host
+                                (undecided: process.not_running, listener.bound_to_loopback)
+                Check:          ss -ltnp 'sport = :9000'   # on 10.0.0.9
+            "#]],
         );
     }
 
@@ -326,18 +366,19 @@ mod tests {
             &sample::predicted(),
             100,
             expect![[r#"
-            admin.service on app-2 listens on 127.0.0.1:8001 only; gw-1 asks 10.0.0.8:8001  [likely, would fail]
-            Nothing has failed yet. Requests would: gw-1 /admin -> 10.0.0.8:8001
-            Open for 9 min 7 s, incident 9
+                admin.service on app-2 listens on 127.0.0.1:8001 only; gw-1 asks 10.0.0.8:8001  [likely, would fail]
+                Nothing has failed yet. Requests would: gw-1 /admin -> 10.0.0.8:8001
+                Open for 9 min 7 s, incident 9
 
-                            gw-1            a request would fail here
-              11:58:00.000  app-2  because  pid 811 (admin.service) listens on 127.0.0.1:8001 only (likely)
-                                            root cause: listener.bound_to_loopback
+                                gw-1            a request would fail here
+                  2026-11-24 (UTC)
+                  11:58:00.000  app-2  because  pid 811 (admin.service) listens on 127.0.0.1:8001 only (likely)
+                                                root cause: listener.bound_to_loopback
 
-            Check:          ss -ltnp 'sport = :8001'   # on app-2
-            Fix:            let admin.service listen on 0.0.0.0:8001 or 10.0.0.8:8001
-            How sure:       likely: a step rests on counters or on configuration
-        "#]],
+                Check:          ss -ltnp 'sport = :8001'   # on app-2
+                Fix:            let admin.service listen on 0.0.0.0:8001 or 10.0.0.8:8001
+                How sure:       likely: a step rests on counters or on configuration
+            "#]],
         );
     }
 

@@ -12,6 +12,11 @@ pub(crate) fn clock_ms(at: Timestamp) -> String {
     TimeZone::UTC.to_datetime(at).strftime("%H:%M:%S%.3f").to_string()
 }
 
+/// `2026-11-24`
+pub(crate) fn day(at: Timestamp) -> String {
+    TimeZone::UTC.to_datetime(at).strftime("%Y-%m-%d").to_string()
+}
+
 /// `12:03:04`, with the date in front of it where it is not the day of `now`.
 pub(crate) fn clock(at: Timestamp, now: Timestamp) -> String {
     let at = TimeZone::UTC.to_datetime(at);

@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
+use why502_collector::clock::now_us;
+use why502_collector::store::{Append, Arrived};
 use why502_collector::view::Change;
-use why502_proto::v1;
+use why502_proto::{Entity, Kind, v1};
 
-use crate::rig::Rig;
+use crate::rig::{OWN_NAME, Rig};
 
 const DECLARED: &str = "
     T+0.000 gw gateway_seen gateway=nginx instance=/etc/nginx/nginx.conf version=1.22.1 pid=50
@@ -158,4 +160,28 @@ async fn explain_answers_without_an_incident() {
     assert_eq!(rig.view.explain(asked).await.unwrap().root_cause, "process.oom_killed.cgroup");
     let bad = v1::ExplainRequest { at: "yesterday".into(), ..Default::default() };
     assert!(rig.view.explain(bad).await.unwrap_err().to_string().contains("is not a time"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_silent_agent_said_last_proves_nothing() {
+    let dir = TempDir::new().unwrap();
+    let rig = Rig::plain(dir.path()).await;
+    let (mut gw, mut app) = (rig.agent("gw").await, rig.agent("app-1").await);
+    gw.tell(1, DECLARED).await;
+    app.tell(1, SERVING).await;
+    let kind = Kind::AgentSilent(v1::AgentSilent { host: "app-1".into(), ended: false });
+    let (at_us, entity) = (now_us(), Entity::of(&kind));
+    let fact = v1::Fact { seq: 1, realtime_us: at_us, kind: Some(kind), ..Default::default() };
+    let facts = vec![Arrived { seq: 1, at_us, tolerance_us: 0, fact, entity }];
+    let (host, boot) = (OWN_NAME.to_owned(), "collector".to_owned());
+    rig.store.append(Append { host, boot, epoch: None, heard_us: at_us, facts }).await.unwrap();
+    let mut changes = rig.view.changes();
+    gw.tell(5, REFUSED).await;
+    let asked = rig.view.explain(v1::ExplainRequest::default()).await.unwrap();
+    let opened = incident(&mut changes, |_| true).await;
+    for answer in [asked, opened] {
+        assert_eq!(answer.verdict, "unknown", "{answer:#?}");
+        assert!(answer.missing.iter().any(|missing| missing.host == "app-1"), "{answer:#?}");
+        assert!(!answer.hosts.contains(&OWN_NAME.to_owned()));
+    }
 }

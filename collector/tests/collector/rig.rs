@@ -23,6 +23,9 @@ use why502_proto::{FactLine, Kind};
 /// Nothing here takes this long unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Name under which the collector itself writes facts.
+pub(crate) const OWN_NAME: &str = "why502-collector";
+
 pub(crate) struct Rig {
     pub(crate) address: String,
     pub(crate) store: Store,
@@ -44,8 +47,9 @@ impl Rig {
             changes.clone(),
             Vec::new(),
             tls.clone(),
+            OWN_NAME,
         );
-        let own_name = "why502-collector".to_owned();
+        let own_name = OWN_NAME.to_owned();
         let commits = store.commits();
         let incidents = Incidents::restore(store.clone(), metrics, changes, own_name.clone());
         tokio::spawn(incidents.await.unwrap().run(commits, stopping.clone()));

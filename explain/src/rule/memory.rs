@@ -22,8 +22,8 @@ pub(super) const RULES: &[Rule] = &[
         id: "process.oom_killed.cgroup",
         summary: "the kernel killed the process because its cgroup reached its memory limit",
         doc: "Requests in flight are closed or reset, then connections are refused until the service is back. \
-                The process ends by SIGKILL (137), as with kill -9: only the kernel's line or the oom_kill \
-                counter of its own unit tells them apart. The limit may be that of a slice above the unit.",
+                The process ends by SIGKILL (137), as with kill -9: only the kernel's line or the \
+                oom_kill counter of its own unit tells them apart. The limit may be that of a slice above the unit.",
         check: "systemctl show -p MemoryMax,MemoryPeak,Result,NRestarts {unit}",
         fix: "raise MemoryMax= of {unit}, run fewer workers, or find what makes it grow",
         applies_to: is_end,

@@ -1,8 +1,8 @@
 //! Text of one configuration file to a tree of directives with their lines.
 //!
-//! Follows `ngx_conf_read_token`: words end at white space, `;` or `{`; a quote or `#` means something only where a word
-//! begins; `${` does not open a block. Never fails: what nginx would refuse is left out and told as a [`Problem`], and
-//! reading goes on with the next directive, because the file on disk need not be the one that runs.
+//! Follows `ngx_conf_read_token`: words end at white space, `;` or `{`; a quote or `#` means something only where a
+//! word begins; `${` does not open a block. Never fails: what nginx would refuse is left out and told as a
+//! [`Problem`], and reading goes on with the next directive, because the file on disk need not be the one that runs.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! Reading /dev/kmsg, and whom its lines are about.
 //!
-//! All containers of a machine share one log, whose pids are those of the first namespace and whose cgroup paths begin at
-//! the real root. In the first namespaces a line speaks for itself. Elsewhere it is believed only when an end of the path
-//! is a cgroup of this host, and a counter or a death of this host confirms it.
+//! All containers of a machine share one log, whose pids are those of the first namespace and whose cgroup paths
+//! begin at the real root. In the first namespaces a line speaks for itself. Elsewhere it is believed only when an end
+//! of the path is a cgroup of this host, and a counter or a death of this host confirms it.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;

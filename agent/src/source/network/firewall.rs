@@ -120,7 +120,7 @@ fn fact(ruleset: &Ruleset, wanted: &Wanted, ip: Ip, block: &Block<'_>) -> (Key, 
         rule: block
             .rule
             .map_or_else(|| "policy drop".to_owned(), |rule| rule_text(ruleset, block.chain, rule)),
-        comment: block.rule.map(|rule| comment(rule)).unwrap_or_default(),
+        comment: block.rule.map(comment).unwrap_or_default(),
         packets: block.rule.and_then(packets),
         unsure: block.unsure,
         existing: false,

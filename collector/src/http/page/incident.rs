@@ -8,6 +8,7 @@ use why502_proto::v1;
 
 use super::{Chrome, Moment};
 use crate::text::explanation::summary;
+use crate::text::told::told;
 use crate::text::{moment, words};
 
 /// Hosts beside each other; more share the last lane.
@@ -260,7 +261,7 @@ fn steps(
             at: Moment::read(&link.at, now),
             gap: gap(when, later),
             because: true,
-            text: link.text.clone(),
+            text: told(link),
             quote: String::new(),
             cause: link.cause.clone(),
             weaker: !link.confidence.is_empty() && link.confidence != "proven",

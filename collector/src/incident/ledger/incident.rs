@@ -20,6 +20,8 @@ pub(super) struct Incident {
     pub(super) row: IncidentRow,
     /// Since when the symptom is gone.
     pub(super) clear_since_us: Option<i64>,
+    /// Routes that were asked about since the symptom was last there: a look at a large gateway asks only for some.
+    passed: BTreeSet<String>,
     /// What is on disk, and since when.
     written: v1::Explanation,
     written_us: i64,
@@ -40,14 +42,14 @@ impl Incident {
         let written = explanation.clone();
         let row =
             IncidentRow { explanation, opened_us: now_us, updated_us: now_us, held_us: now_us };
-        Self { row, clear_since_us: None, written, written_us: now_us }
+        Self { row, clear_since_us: None, passed: BTreeSet::new(), written, written_us: now_us }
     }
 
     pub(super) fn restored(row: IncidentRow) -> Self {
         let resolved = row.explanation.state != "open";
         let clear_since_us = resolved.then_some(row.updated_us);
         let (written, written_us) = (row.explanation.clone(), row.updated_us);
-        Self { row, clear_since_us, written, written_us }
+        Self { row, clear_since_us, passed: BTreeSet::new(), written, written_us }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -66,6 +68,7 @@ impl Incident {
     ) -> Option<IncidentRow> {
         let reopened = !self.is_open();
         self.clear_since_us = None;
+        self.passed.clear();
         self.row.held_us = now_us;
         let before = self.row.explanation.clone();
         if before.verdict == "explained" && !takes_over(&before, &explanation) {
@@ -96,10 +99,10 @@ impl Incident {
         (self.row.explanation.routes.len() != before).then(|| self.write(now_us))
     }
 
-    /// The symptom was not seen at this look.
+    /// The symptom was not seen at this look, which asked for these endpoints and routes, or for all.
     pub(super) fn pass(
         &mut self,
-        clear: &BTreeSet<(String, String)>,
+        asked: &BTreeSet<(String, String)>,
         complete: bool,
         now_us: i64,
     ) -> Option<IncidentRow> {
@@ -108,8 +111,9 @@ impl Incident {
         }
         let explanation = &self.row.explanation;
         let place = |route: &String| (explanation.endpoint.clone(), route.clone());
-        let answered = explanation.routes.iter().all(|route| clear.contains(&place(route)));
-        if !complete && !answered {
+        let passed = explanation.routes.iter().filter(|&route| asked.contains(&place(route)));
+        self.passed.extend(passed.cloned());
+        if !complete && !explanation.routes.iter().all(|route| self.passed.contains(route)) {
             return None;
         }
         let since = *self.clear_since_us.get_or_insert(now_us);

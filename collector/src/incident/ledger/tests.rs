@@ -189,3 +189,21 @@ fn it_goes_on_after_a_restart() {
     let resolved = after.take("gw", vec![], true, NOON + 6_000_000);
     assert_eq!(resolved[0].explanation.incident, rows[0].explanation.incident);
 }
+
+#[test]
+fn looks_that_never_ask_for_everything_resolve_all_the_same() {
+    let mut ledger = Ledger::default();
+    let of = |route: &str, cause: Option<&str>| {
+        let (question, explanation) = answer(&["a:1", route, cause.unwrap_or("x")]);
+        (question, explanation.filter(|_| cause.is_some()))
+    };
+    let mut look = |s: i64, answers: Vec<Answer>| {
+        let rows = ledger.take("gw", answers, false, NOON + s * 1_000_000);
+        rows.into_iter().map(|row| row.explanation.state).collect::<Vec<_>>()
+    };
+    assert_eq!(look(0, vec![of("/", Some("x")), of("/b", Some("x"))]), ["open"]);
+    assert!(look(1, vec![of("/", None)]).is_empty());
+    assert!(look(9, vec![of("/", None)]).is_empty(), "nobody asked for /b");
+    assert!(look(10, vec![of("/b", None)]).is_empty());
+    assert_eq!(look(13, vec![of("/", None)]), ["resolved"]);
+}

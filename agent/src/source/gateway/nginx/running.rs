@@ -37,7 +37,7 @@ fn read(proc: &Path, pid: u32, name: &str) -> Option<String> {
 
 /// The master with this pid, if it is one.
 pub fn master(proc: &Path, pid: u32) -> Option<Master> {
-    if read(proc, pid, "comm")?.trim_end() != "nginx" {
+    if !read(proc, pid, "comm")?.starts_with("nginx") {
         return None;
     }
     let title = read(proc, pid, "cmdline")?;
