@@ -9,8 +9,8 @@ use crate::verdict::{Cause, Confidence, Verdict};
 
 /// Ports are counted when a failure is seen, and at most every 5 s.
 const COUNTED_NEAR_US: i64 = 6_000_000;
-/// Percent of the range that one destination has taken when no port is found any more: the rest is reserved, or bound by
-/// others.
+/// Percent of the range that one destination has taken when no port is found any more: the rest is
+/// reserved, or bound by others.
 const TAKEN_PERCENT: u64 = 80;
 
 pub(super) const RULES: &[Rule] = &[

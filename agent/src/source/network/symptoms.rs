@@ -42,10 +42,7 @@ impl Symptoms {
                 self.count_files(said.pid);
             }
             Kind::AppServerEvent(said) if said.event() == AppEvent::ForkFailed => {
-                if self.may_look(&format!("forks {}", said.pid), PAUSE) {
-                    let looked = limits::forks_of(&self.roots, said.pid);
-                    looked.into_iter().for_each(|fact| self.observer.observe(fact));
-                }
+                self.count_forks(said.pid);
             }
             _ => {}
         }
@@ -93,6 +90,13 @@ impl Symptoms {
         }
     }
 
+    fn count_forks(&mut self, pid: u32) {
+        if pid != 0 && self.may_look(&format!("forks {pid}"), PAUSE) {
+            let looked = limits::forks_of(&self.roots, pid);
+            looked.into_iter().for_each(|fact| self.observer.observe(fact));
+        }
+    }
+
     fn count_ports(&self, peer: SocketAddr) {
         let path = self.roots.proc.join("sys/net/ipv4/ip_local_port_range");
         let Ok(text) = std::fs::read_to_string(path) else { return };
@@ -136,8 +140,8 @@ impl Symptoms {
     }
 }
 
-/// Names that led to this peer when they were resolved here. If none did, the gateway may have resolved one earlier than
-/// the agent: then the only one of that route and port.
+/// Names that led to this peer when they were resolved here. If none did, the gateway may have
+/// resolved one earlier than the agent: then the only one of that route and port.
 fn may_have_led(
     endpoints: &[v1::EndpointDeclared],
     failed: &RequestFailed,

@@ -24,8 +24,8 @@ use crate::source::sock_diag::SockDiag;
 const SCOPE: &str = "firewall";
 /// Addresses and ports that are followed through the rules.
 const WANTED_MAX: usize = 2048;
-/// Counters are read again after this, and after twice as long each time that they moved: a rule that drops the noise of
-/// the internet counts all day.
+/// Counters are read again after this, and after twice as long each time that they moved: a rule that
+/// drops the noise of the internet counts all day.
 const COUNT: Duration = Duration::from_secs(5);
 const COUNT_MAX: Duration = Duration::from_secs(320);
 /// Tables of iptables that are not nf_tables', below /proc.
