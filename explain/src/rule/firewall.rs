@@ -1,6 +1,6 @@
 //! Firewall rules between gateway and service, on either of their hosts.
 
-use why502_proto::v1::{Fault, FirewallAction, FirewallDirection, Phase, Source};
+use why502_proto::v1::{Fault, FirewallAction, FirewallDirection, Phase, RequestCounts, Source};
 
 use super::Rule;
 use super::network::nobody_there;
@@ -12,6 +12,8 @@ use crate::verdict::{Blind, Cause, Confidence, Verdict, blind};
 const RULES_PART: &str = "firewall";
 /// A connect that timed out may have begun so long before: nginx waits 60 s by default.
 const CONNECT_BEGAN_US: i64 = 61_000_000;
+/// Connections that were there before a rule may serve requests for about so long.
+const GO_ON_US: i64 = 120_000_000;
 /// The kernel's notice of a change is read this soon after what it does to connections.
 const READ_LATE_US: i64 = 150_000;
 
@@ -80,7 +82,29 @@ fn standing<'a>(
             !from.is_empty()
                 && from.iter().all(|from| barrier.is_between(direction, place.address, *from))
         })
+        .filter(|barrier| !lets_through(snapshot, place, barrier, during))
         .min_by_key(|barrier| (barrier.said.what.unsure, barrier.first.at_us()))
+}
+
+/// Requests of the gateway were answered long after the rule came: somebody in between gives them another source, and
+/// the rule is not met. Connections that were there before it go on for some time.
+fn lets_through<'a>(
+    snapshot: &'a Snapshot,
+    place: Place<'a>,
+    barrier: &Barrier<'a>,
+    during: Window,
+) -> bool {
+    // Of one that was there before the agent nobody knows when it came.
+    let from_us = barrier.first.at_us().saturating_add(GO_ON_US);
+    let declared = super::listener::declaration(snapshot, &place);
+    let name = declared.map_or(place.endpoint, |declared| declared.what.endpoint.as_str());
+    snapshot.on::<RequestCounts>(place.gateway).any(|counts| {
+        let what = counts.what;
+        (what.endpoint == place.endpoint || what.endpoint == name)
+            && what.success + what.redirect + what.client_error > 0
+            && from_us <= counts.at_us()
+            && counts.at_us() < during.at_us
+    })
 }
 
 fn cause<'a>(

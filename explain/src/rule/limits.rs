@@ -87,7 +87,10 @@ pub(super) const RULES: &[Rule] = &[
               clients get 500 or a cut answer.",
         check: "df -h; df -i",
         fix: "make room on {host} where the gateway keeps its temporary files",
-        applies_to: |effect| matches!(effect, Effect::Failed { failed, .. } if failed.what.fault() == Fault::Enospc),
+        applies_to: |effect| {
+            let Effect::Failed { failed, .. } = effect else { return false };
+            failed.what.fault() == Fault::Enospc
+        },
         judge: gateway_disk_full,
     },
 ];

@@ -259,8 +259,11 @@ fn link_down<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
             snapshot.on::<HostAddress>(host).rfind(|own| own.what.address == place.owner_name());
         ends.extend(own.map(|own| (host, own.what.interface.as_str())));
     }
-    let found =
-        ends.into_iter().find_map(|(host, name)| Some((host, down(snapshot, host, name, during)?)));
+    let found = ends
+        .into_iter()
+        .filter_map(|(host, name)| Some((host, down(snapshot, host, name, during)?)))
+        // Of two ends of one link, the one that was switched off took the carrier of the other.
+        .min_by_key(|(_, link)| link.what.up);
     let Some((host, link)) = found else { return Verdict::NoSign };
     let interface = &link.what.interface;
     let state = match (link.what.gone, link.what.up) {

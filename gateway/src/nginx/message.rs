@@ -199,9 +199,11 @@ const PATTERNS: &[Pattern] = &[
         &["upstream SSL certificate does not match \"app.internal\""],
     ),
     pattern(
-        "SSL_do_handshake() failed (*",
+        // With TLS 1.3 a service refuses the lack of a certificate only after the handshake.
+        "SSL_* failed (SSL: *",
         Rule::Handshake,
         &[
+            "SSL_read() failed (SSL: error:0A00045C:SSL routines::tlsv13 alert certificate required)",
             "SSL_do_handshake() failed (SSL: error:0A00010B:SSL routines::wrong version number)",
             "SSL_do_handshake() failed (SSL: error:0A000410:SSL routines::sslv3 alert handshake failure:SSL alert \
              number 40)",

@@ -82,3 +82,56 @@ pub(super) fn target(name: &str, info: &[u8], ip6: bool) -> Option<Expression> {
         _ => Some(Expression::Nothing),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matches_of_iptables_in_the_kernels_layout() {
+        // -p tcp --dport 8000:8010, as struct xt_tcp.
+        let mut info = Vec::new();
+        for port in [0u16, 0xffff, 8000, 8010] {
+            info.extend(port.to_ne_bytes());
+        }
+        info.extend([0, 0, 0, 0]);
+        let ports =
+            |inverted, others| Some(Match::Ports { ranges: vec![(8000, 8010)], inverted, others });
+        assert_eq!(matching("tcp", 0, &info), ports(false, false));
+        info[11] = 2;
+        assert_eq!(matching("tcp", 0, &info), ports(true, false));
+        info[0] = 1;
+        assert_eq!(matching("tcp", 0, &info), ports(true, true));
+        assert_eq!(matching("tcp", 0, &info[..9]), None);
+        // -m multiport --dports 80,8000:8010
+        let mut info = vec![1, 3];
+        for port in [80u16, 8000, 8010] {
+            info.extend(port.to_ne_bytes());
+        }
+        info.resize(32, 0);
+        info.extend([0, 1]);
+        info.resize(48, 0);
+        let ranges = vec![(80, 80), (8000, 8010)];
+        let expected = Match::Ports { ranges, inverted: false, others: false };
+        assert_eq!(matching("multiport", 1, &info), Some(expected));
+        // -m conntrack --ctstate ESTABLISHED
+        let mut info = vec![0; 160];
+        info[146..148].copy_from_slice(&1u16.to_ne_bytes());
+        info[150..152].copy_from_slice(&2u16.to_ne_bytes());
+        let expected = Match::TrackState { bits: 2, inverted: false };
+        assert_eq!(matching("conntrack", 3, &info), Some(expected));
+        assert_eq!(matching("recent", 1, &info), None);
+    }
+
+    #[test]
+    fn a_reset_refuses_and_other_messages_do_not() {
+        let with = |number: u32, ip6| target("REJECT", &number.to_ne_bytes(), ip6);
+        let is = |how| Some(Expression::Decide(Verdict::Reject(how)));
+        assert_eq!(with(7, false), is(Reject::Refused));
+        assert_eq!(with(3, false), is(Reject::Refused));
+        assert_eq!(with(6, true), is(Reject::Refused));
+        assert_eq!(with(8, false), is(Reject::Unreachable));
+        assert_eq!(with(1, true), is(Reject::Unreachable));
+        assert_eq!(target("LOG", &[], false), Some(Expression::Nothing));
+    }
+}

@@ -57,8 +57,8 @@ pub(super) struct Element {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Set {
-    intervals: bool,
-    concatenated: bool,
+    pub(super) intervals: bool,
+    pub(super) concatenated: bool,
     pub(super) key_length: usize,
     pub(super) elements: Vec<Element>,
     /// The verdict of keys that no element has.
@@ -277,4 +277,56 @@ fn one_less(bytes: &[u8]) -> Vec<u8> {
         }
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_end_before_what_follows() {
+        let raw = |key: u8, ends| Raw {
+            key: vec![key],
+            key_end: None,
+            verdict: None,
+            ends,
+            catches_all: false,
+        };
+        // { 10-19, 20, 200-255 } as the kernel tells it, in any order.
+        let mut set = Set { intervals: true, key_length: 1, ..Set::default() };
+        set.fill(vec![
+            raw(200, false),
+            raw(21, true),
+            raw(20, false),
+            raw(10, false),
+            raw(0, true),
+        ]);
+        let elements: Vec<(u8, u8)> =
+            set.elements.iter().map(|element| (element.first[0], element.last[0])).collect();
+        assert_eq!(elements, [(10, 19), (20, 20), (200, 255)]);
+        assert!(set.holds(&set.elements[0], &[15]) && !set.holds(&set.elements[0], &[20]));
+    }
+
+    #[test]
+    fn fields_of_a_key_compare_one_by_one() {
+        let element = Element {
+            first: vec![10, 0, 0, 0, 0, 80, 0, 0],
+            last: vec![10, 0, 0, 255, 0, 90, 0, 0],
+            verdict: None,
+        };
+        let set = Set { concatenated: true, key_length: 8, ..Set::default() };
+        assert!(set.holds(&element, &[10, 0, 0, 7, 0, 85, 0, 0]));
+        assert!(!set.holds(&element, &[10, 0, 0, 7, 0, 95, 0, 0]));
+    }
+
+    #[test]
+    fn garbage_is_no_rule() {
+        let mut ruleset = Ruleset::default();
+        for bytes in [&[][..], &[1], &[1, 0, 0, 0], &[1, 0, 0, 0, 255, 255, 1, 0, 0]] {
+            ruleset.chain(bytes);
+            ruleset.rule(bytes);
+            ruleset.set(bytes);
+        }
+        assert_eq!(ruleset, Ruleset::default());
+    }
 }

@@ -97,6 +97,13 @@ impl Symptoms {
         }
     }
 
+    fn count_forks(&mut self, pid: u32) {
+        if pid != 0 && self.may_look(&format!("forks {pid}"), PAUSE) {
+            let looked = limits::forks_of(&self.roots, pid);
+            looked.into_iter().for_each(|fact| self.observer.observe(fact));
+        }
+    }
+
     fn count_ports(&self, peer: SocketAddr) {
         let path = self.roots.proc.join("sys/net/ipv4/ip_local_port_range");
         let Ok(text) = std::fs::read_to_string(path) else { return };
@@ -116,22 +123,8 @@ impl Symptoms {
 
     /// Looks where the names lead now that may have led to this peer.
     fn ask_names(&mut self, failed: &RequestFailed, peer: SocketAddr, notices: &Arc<Notices>) {
-        let mut asked = BTreeSet::new();
-        for declared in notices.endpoints() {
-            let name = &declared.endpoint;
-            let Some((host, port)) = name.rsplit_once(':') else { continue };
-            let is_name = name.parse::<SocketAddr>().is_err() && host != "unix";
-            let led = declared.addresses.contains(&failed.endpoint);
-            // The agent may have resolved it later than the gateway did.
-            let may_have = declared.route == failed.route && port.parse() == Ok(peer.port());
-            if declared.instance == failed.instance
-                && is_name
-                && (led || may_have)
-                && self.may_look(&format!("name {name}"), PAUSE_NAME)
-            {
-                asked.insert(name.clone());
-            }
-        }
+        let mut asked = may_have_led(&notices.endpoints(), failed, peer);
+        asked.retain(|name| self.may_look(&format!("name {name}"), PAUSE_NAME));
         if asked.is_empty() {
             return;
         }
@@ -151,5 +144,61 @@ impl Symptoms {
                 }));
             }
         });
+    }
+}
+
+/// Names that led to this peer when they were resolved here. If none did, the gateway may have
+/// resolved one earlier than the agent: then the only one of that route and port.
+fn may_have_led(
+    endpoints: &[v1::EndpointDeclared],
+    failed: &RequestFailed,
+    peer: SocketAddr,
+) -> BTreeSet<String> {
+    let own = || endpoints.iter().filter(|declared| declared.instance == failed.instance);
+    let is_name = |declared: &&v1::EndpointDeclared| {
+        declared.endpoint.parse::<SocketAddr>().is_err()
+            && !declared.endpoint.starts_with("unix:")
+            && declared.endpoint.contains(':')
+    };
+    let leads = |declared: &&v1::EndpointDeclared| declared.addresses.contains(&failed.endpoint);
+    if own().any(|declared| leads(&declared)) {
+        let names = own().filter(leads).filter(is_name);
+        return names.map(|declared| declared.endpoint.clone()).collect();
+    }
+    let port = |declared: &&v1::EndpointDeclared| {
+        let port = declared.endpoint.rsplit_once(':').map(|(_, port)| port.parse());
+        declared.route == failed.route && port == Some(Ok(peer.port()))
+    };
+    let names = own().filter(is_name).filter(port).map(|declared| declared.endpoint.clone());
+    let names: BTreeSet<String> = names.collect();
+    if names.len() == 1 { names } else { BTreeSet::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(declared: &[(&str, &str)], expected: &[&str]) {
+        let endpoint = |(name, address): &(&str, &str)| v1::EndpointDeclared {
+            endpoint: (*name).to_owned(),
+            addresses: vec![(*address).to_owned()],
+            ..v1::EndpointDeclared::default()
+        };
+        let endpoints: Vec<_> = declared.iter().map(endpoint).collect();
+        let peer = "10.0.0.7:80";
+        let failed = RequestFailed { endpoint: peer.to_owned(), ..RequestFailed::default() };
+        let names = may_have_led(&endpoints, &failed, peer.parse().unwrap());
+        assert_eq!(names.into_iter().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn only_names_that_may_have_led_there_are_asked() {
+        check(&[("a:80", "10.0.0.7:80"), ("b:80", "10.0.0.8:80")], &["a:80"]);
+        check(&[("10.0.0.7:80", "10.0.0.7:80"), ("b:80", "10.0.0.8:80")], &[]);
+        check(&[("a:80", "10.0.0.9:80")], &["a:80"]);
+        check(&[("a:81", "10.0.0.9:81")], &[]);
+        check(&[("a:80", "10.0.0.9:80"), ("b:80", "10.0.0.8:80")], &[]);
+        check(&[("unix:/run/a:80", "unix:/run/a:80")], &[]);
     }
 }

@@ -194,3 +194,6 @@ pub(super) fn packets(rule: &Rule) -> Option<u64> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests;
