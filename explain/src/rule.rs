@@ -19,6 +19,7 @@ mod path;
 mod port;
 mod process;
 mod start;
+mod starting;
 mod systemd;
 mod unix_socket;
 mod upstream;
@@ -50,6 +51,7 @@ const FAMILIES: &[&[Rule]] = &[
     start::RULES,
     systemd::RULES,
     process::RULES,
+    starting::RULES,
     hung::RULES,
     worker::RULES,
     unix_socket::RULES,

@@ -22,15 +22,7 @@ const LONG_LINES: &[&str] =
 /// Causes that no throw-away host can have: they would take the whole machine's memory.
 const NO_SCENARIO: &[&str] = &["process.oom_killed.global", "process.oom_killed.oomd"];
 /// Causes that have no scenario yet. The list may only shrink.
-const NO_SCENARIO_YET: &[&str] = &[
-    "firewall.drop.origin",
-    "firewall.reject",
-    "keepalive.race",
-    "listener.taken_by_other",
-    "listener.wrong_netns",
-    "process.watchdog_killed",
-    "runtime.heap_exhausted",
-];
+const NO_SCENARIO_YET: &[&str] = &["keepalive.race"];
 
 /// Crates of the workspace, and which of the others they may use.
 const ARROWS: &[(&str, &[&str])] = &[

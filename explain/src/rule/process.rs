@@ -4,7 +4,7 @@ use why502_proto::v1::{Source, UnitState};
 
 use super::Rule;
 use super::owner::{Owner, owner};
-use super::words::{between, clock, duration_ms};
+use super::words::{clock, duration_ms};
 use crate::Seen;
 use crate::effect::{Effect, WORDS_LATE_US};
 use crate::snapshot::{Death, Listening, Planned, Run, Said, Snapshot, Window};
@@ -17,32 +17,20 @@ const END_TOLD_US: i64 = 1_500_000;
 /// A process that has not bound its port after so long does not merely start.
 pub(super) const STARTING_MAX_US: i64 = 60_000_000;
 /// A service that is restarted takes about so long to bind: only beyond it is its start the slow part.
-const STARTING_NORMAL_US: i64 = 1_000_000;
+const STARTING_NORMAL_US: i64 = 2_000_000;
 
-pub(super) const RULES: &[Rule] = &[
-    Rule {
-        id: "process.not_running",
-        summary: "the service does not run",
-        doc: "Connections are refused at once (or the unix socket is gone), and the unit is inactive or failed. \
+pub(super) const RULES: &[Rule] = &[Rule {
+    id: "process.not_running",
+    summary: "the service does not run",
+    doc: "Connections are refused at once (or the unix socket is gone), and the unit is inactive or failed. \
                 With an open port the process lives: then see the listener causes.",
-        check: "systemctl status {unit}",
-        fix: "systemctl start {unit}; systemctl enable {unit} if it is to survive a reboot",
-        applies_to: |effect| {
-            matches!(effect, Effect::NothingListens { .. } | Effect::ConnectionLost { .. })
-        },
-        judge: not_running,
+    check: "systemctl status {unit}",
+    fix: "systemctl start {unit}; systemctl enable {unit} if it is to survive a reboot",
+    applies_to: |effect| {
+        matches!(effect, Effect::NothingListens { .. } | Effect::ConnectionLost { .. })
     },
-    Rule {
-        id: "process.starting_slow",
-        summary: "the process is up but does not listen yet",
-        doc: "Connections are refused although the unit is active or activating.",
-        check: "systemd-analyze blame; journalctl -u {unit} -n 30",
-        fix: "let {unit} report when it is ready (Type=notify) and make deploys wait for it, or shorten what it does \
-              before it binds its port",
-        applies_to: |effect| matches!(effect, Effect::NothingListens { .. }),
-        judge: starting_slow,
-    },
-];
+    judge: not_running,
+}];
 
 fn not_running<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
     let Some(place) = effect.place() else { return Verdict::NoSign };
@@ -168,6 +156,8 @@ fn unit_gone<'a>(
                 text: format!("{unit} on {host} ran then (pid {pid})."),
             };
         }
+        // Somebody asked for it, and systemd is not done with what goes before the service.
+        Run::Starting { .. } if restarts(snapshot, host, before()) => (before(), None),
         Run::Starting { proof, .. } => {
             return Verdict::RuledOut {
                 by: vec![proof],
@@ -199,7 +189,7 @@ fn unit_gone<'a>(
 }
 
 /// The unit has opened a socket since, of whatever address.
-fn listens_since(
+pub(super) fn listens_since(
     snapshot: &Snapshot,
     host: &str,
     unit: &str,
@@ -209,7 +199,7 @@ fn listens_since(
     snapshot
         .listeners(host)
         .iter()
-        .any(|l| l.unit == unit && l.from_us >= since_us && l.open_at(during.at_us) && l.netns == 0)
+        .any(|l| l.unit == unit && l.from_us >= since_us && l.open_at(during.at_us))
 }
 
 /// The socket of a process that is said to run closed so recently that news of the process may still be on their way.
@@ -221,7 +211,13 @@ pub(super) fn just_closed(snapshot: &Snapshot, owner: &Owner<'_>, since_us: i64)
     })
 }
 
-fn just_began(before: Option<&Death>, since_us: i64, during: Window) -> bool {
+/// It was ended by a restart that somebody asked for.
+pub(super) fn restarts(snapshot: &Snapshot, host: &str, before: Option<&Death>) -> bool {
+    let planned = before.and_then(|death| snapshot.planned(host, death));
+    matches!(planned, Some(Planned::Restart(_)))
+}
+
+pub(super) fn just_began(before: Option<&Death>, since_us: i64, during: Window) -> bool {
     let up_us = during.at_us.saturating_sub(since_us);
     let gone = before.is_some_and(|death| since_us.saturating_sub(death.at_us) <= STARTING_MAX_US);
     up_us < STARTING_NORMAL_US && gone
@@ -356,45 +352,4 @@ fn ended_in_flight<'a>(
         return cause.because([job.seen]).explained();
     }
     cause.next(Effect::Down { host, unit: owner.unit, death: Some(death), during }).explained()
-}
-
-fn starting_slow<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
-    let Effect::NothingListens { place, during } = *effect else { return Verdict::NoSign };
-    let Some(host) = place.host() else { return Verdict::NoSign };
-    let Listening::Gap { proof: gap, .. } = snapshot.listening(host, place.address, during) else {
-        return Verdict::NoSign;
-    };
-    let Some(owner) = owner(snapshot, host, place.address, during) else { return Verdict::NoSign };
-    if owner.unit.is_empty() {
-        return Verdict::NoSign;
-    }
-    let unit = owner.unit;
-    let run = snapshot.run(host, unit, during.at_us, during.to_us);
-    let (Run::Up { since_us, proof, .. } | Run::Starting { since_us, proof }) = run else {
-        return Verdict::NoSign;
-    };
-    let up_us = during.at_us.saturating_sub(since_us);
-    let listens = listens_since(snapshot, host, unit, since_us, during);
-    if just_closed(snapshot, &owner, since_us) || up_us > STARTING_MAX_US || listens {
-        return Verdict::NoSign;
-    }
-    let before = snapshot.main_deaths(host, unit, since_us.max(during.from_us)).next_back();
-    let what = format!(
-        "{unit} on {host} has been starting for {} and does not listen yet",
-        between(since_us, during.at_us)
-    );
-    let cause = Cause::new(host, since_us, Confidence::Proven, what.clone())
-        .text(format!("{what}: it runs since {}.", clock(since_us)))
-        .because([proof, gap])
-        .name("unit", unit);
-    if just_began(before, since_us, during) {
-        return Verdict::NoSign;
-    }
-    let planned = before.and_then(|death| snapshot.planned(host, death));
-    match (before, planned) {
-        (Some(death), None) if since_us - death.at_us <= STARTING_MAX_US && death.abnormal() => {
-            cause.next(Effect::Down { host, unit, death: Some(death), during }).explained()
-        }
-        _ => cause.explained(),
-    }
 }

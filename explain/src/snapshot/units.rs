@@ -74,6 +74,14 @@ impl Snapshot {
         let death = self.main_deaths(host, unit, late_us).next_back();
         let state = self.unit_state(host, unit, at_us);
         let after_death = |us: i64| death.is_none_or(|death| us > death.at_us);
+        // What systemd runs before the main process is not the service yet.
+        let waits = |s: &Said<'_, v1::UnitState>| {
+            let what = s.what;
+            what.active == "activating" && what.sub != "auto-restart" && what.main_pid == 0
+        };
+        if let Some(state) = state.filter(|s| waits(s) && after_death(s.at_us())) {
+            return Run::Starting { since_us: state.at_us(), proof: state.seen };
+        }
         let started = self
             .on::<v1::ProcessStarted>(host)
             .filter(|start| start.what.unit == unit && start.at_us() <= at_us)
@@ -96,10 +104,6 @@ impl Snapshot {
             let since = self.first_with_pid(host, unit, what.main_pid, at_us).unwrap_or(state);
             let since_us = if since.what.existing { i64::MIN } else { since.at_us() };
             return Run::Up { since_us, pid: what.main_pid, proof: since.seen };
-        }
-        let waits = what.active == "activating" && what.sub != "auto-restart";
-        if waits && what.main_pid == 0 && after_death(state.at_us()) {
-            return Run::Starting { since_us: state.at_us(), proof: state.seen };
         }
         if what.active == "active" && death.is_none() {
             return Run::Up { since_us: i64::MIN, pid: what.main_pid, proof: state.seen };
@@ -167,6 +171,8 @@ impl Snapshot {
             .on::<v1::UnitJob>(host)
             .filter(|job| job.what.unit == death.unit)
             .filter(|job| matches!(job.what.job.as_str(), "stop" | "restart" | "try-restart"))
+            // The end of a job is told as well: what died between the two did not die of its end.
+            .filter(|job| job.what.result.is_empty() || self.begin_of(host, job).is_none())
             // systemd's own Restart= is a job as well: it follows an end, and does not bring it about.
             .filter(|job| !job.what.by.starts_with("systemd ("))
             .filter(|job| earliest <= job.at_us() && job.at_us() <= death.at_us + lag_us)
@@ -189,6 +195,20 @@ impl Snapshot {
         stopping.then_some(Planned::Stopping(before))
     }
 
+    /// The word of the job's beginning, of which this is the end.
+    fn begin_of<'a>(
+        &'a self,
+        host: &str,
+        end: &Said<'_, v1::UnitJob>,
+    ) -> Option<Said<'a, v1::UnitJob>> {
+        self.on::<v1::UnitJob>(host).rfind(|job| {
+            job.what.unit == end.what.unit
+                && job.what.job == end.what.job
+                && job.what.result.is_empty()
+                && job.at_us() <= end.at_us()
+        })
+    }
+
     /// The process began after the job did: the job started it.
     fn born_of(
         &self,
@@ -200,9 +220,19 @@ impl Snapshot {
         if job.what.job == "stop" {
             return started_us != i64::MIN && started_us > job.at_us() + ORDER_SLACK_US;
         }
+        // The order ends one main process. Where that one has ended, whoever ends later is its successor; its age may
+        // be told too old by a tick, and the order too late by its way over the bus.
+        let ended_before = self
+            .main_deaths(host, &death.unit, death.at_us - 1)
+            .filter(|earlier| earlier.at_us >= job.at_us() - ORDER_SLACK_US)
+            .filter(|earlier| earlier.at_us <= started_us.saturating_add(ORDER_SLACK_US))
+            .any(|earlier| {
+                let told = !earlier.abnormal() && earlier.how_known();
+                told || earlier.at_us >= job.at_us()
+            });
         if started_us != i64::MIN {
             // The old process is older than the order; the new one is younger, even by a little.
-            return started_us > job.at_us();
+            return started_us > job.at_us() || ended_before;
         }
         // No age is known: the first death after the order is the old process's.
         self.main_deaths(host, &death.unit, death.at_us - 1)

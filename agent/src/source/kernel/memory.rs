@@ -15,7 +15,7 @@ const CGROUPS_MAX: usize = 1024;
 /// `memory_limit` is said when the use passes one of these shares of the limit.
 const STEPS_PERCENT: [u64; 3] = [80, 90, 95];
 /// `memory_limit_reached` at most once in this time for each cgroup.
-const REACHED_US: u64 = 1_000_000;
+const REACHED_US: u64 = 900_000;
 
 /// A memory cgroup.
 #[derive(Debug)]

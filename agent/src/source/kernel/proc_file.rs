@@ -93,6 +93,14 @@ pub(super) fn stat(proc: &Path, pid: u32) -> io::Result<Stat> {
     parse_stat(&text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
+/// Threads have numbers of their own, and a directory that is not listed: whether this is one, or is gone.
+pub(super) fn is_thread(proc: &Path, id: u32) -> bool {
+    let text = read(&proc.join(format!("{id}/status"))).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let group = text.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok());
+    group != Some(id)
+}
+
 /// Unit and container of a process that is there.
 pub(super) fn member(proc: &Path, pid: u32) -> io::Result<Membership> {
     let text = read(&proc.join(format!("{pid}/cgroup")))?;
@@ -145,5 +153,9 @@ mod tests {
         assert!(stat(proc, own).unwrap().started_us > 0);
         assert!(last_pid(proc).unwrap() > 0);
         assert!(stat(proc, u32::MAX).is_err());
+        assert!(!is_thread(proc, own));
+        let thread = std::thread::spawn(|| rustix::thread::gettid().as_raw_nonzero().get());
+        let thread = u32::try_from(thread.join().unwrap()).unwrap();
+        assert!(thread == own || is_thread(proc, thread));
     }
 }

@@ -99,6 +99,9 @@ impl Kernel<'_> {
         }
         for pid in known + 1..=last {
             self.sight.ignored.remove(&pid);
+            if proc_file::is_thread(&self.roots.proc, pid) {
+                continue;
+            }
             self.sight.started(pid);
             if !self.read_process(pid, v1::Witness::Scan) {
                 self.sight.young.push(pid);
