@@ -150,7 +150,11 @@ impl Push {
     ///
     /// # Errors
     /// See [`PushError`].
-    pub async fn take(&self, host: &str, facts: Vec<(Option<i64>, Kind)>) -> Result<(), PushError> {
+    pub async fn take(
+        &self,
+        host: &str,
+        mut facts: Vec<(Option<i64>, Kind)>,
+    ) -> Result<(), PushError> {
         let _one_at_a_time = self.writing.lock().await;
         let known = self.store.hosts().await?;
         let agents = known.iter().any(|row| row.name == host && !row.boot.is_empty());

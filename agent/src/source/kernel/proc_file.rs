@@ -93,6 +93,14 @@ pub(in crate::source) fn stat(proc: &Path, pid: u32) -> io::Result<Stat> {
     parse_stat(&text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
+/// Threads have numbers of their own, and a directory that is not listed: whether this is one, or is gone.
+pub(super) fn is_thread(proc: &Path, id: u32) -> bool {
+    let text = read(&proc.join(format!("{id}/status"))).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let group = text.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok());
+    group != Some(id)
+}
+
 /// Unit and container of a process that is there.
 pub(in crate::source) fn member(proc: &Path, pid: u32) -> io::Result<Membership> {
     let text = read(&proc.join(format!("{pid}/cgroup")))?;
@@ -107,14 +115,6 @@ pub(super) fn pids(proc: &Path) -> io::Result<Vec<u32>> {
     }
     pids.sort_unstable();
     Ok(pids)
-}
-
-/// Whether this number belongs to a thread of a process with another one: /proc does not list it, and yet has it.
-pub(super) fn is_thread(proc: &Path, pid: u32) -> bool {
-    let Ok(text) = read(&proc.join(pid.to_string()).join("status")) else { return false };
-    let text = String::from_utf8_lossy(&text);
-    let leader = text.lines().find_map(|line| line.strip_prefix("Tgid:"));
-    leader.is_some_and(|leader| leader.trim() != pid.to_string())
 }
 
 /// The pid that was given out last, from /proc/loadavg. It stays the same while nothing was started, and costs
@@ -156,7 +156,6 @@ mod tests {
         assert!(!is_thread(proc, own));
         let thread = std::thread::spawn(|| rustix::thread::gettid().as_raw_nonzero().get());
         let thread = u32::try_from(thread.join().unwrap()).unwrap();
-        // It is gone by now, or /proc still has it: never is it a process.
-        assert!(stat(proc, thread).is_err() || is_thread(proc, thread));
+        assert!(thread == own || is_thread(proc, thread));
     }
 }

@@ -229,7 +229,10 @@ impl Kernel<'_> {
         let ends = path.match_indices('/').map(|(at, _)| &path[at..]).filter(|end| end.len() > 1);
         let known = |end: &&str| {
             let below = end.trim_start_matches('/');
+            // systemd removes the cgroup of a service that is dead, mostly before the line is matched.
+            let died_there = || self.log_sight.deaths.iter().any(|(.., p)| p.member.path == *end);
             self.memory.get_late(end, at_us).is_some()
+                || died_there()
                 || self.roots.sys.join("fs/cgroup/memory").join(below).exists()
                 || self.roots.sys.join("fs/cgroup").join(below).exists()
         };
