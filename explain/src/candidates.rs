@@ -290,8 +290,8 @@ mod tests {
             "10.0.0.7:80",
             502,
             expect![[r#"
-                process.not_running process.starting_slow listener.bound_to_loopback listener.wrong_interface listener.wrong_family listener.wrong_netns listener.absent_port firewall.reject
-                process.oom_killed.cgroup process.oom_killed.global process.oom_killed.oomd process.watchdog_killed runtime.heap_exhausted process.crashed.signal process.killed_external process.restarting process.start_failed systemd.start_limit_hit process.restart_loop listener.taken_by_other gateway.upstream_port_mismatch
+                dns.stale process.not_running process.starting_slow listener.bound_to_loopback listener.wrong_interface listener.wrong_family listener.wrong_netns listener.absent_port firewall.reject
+                process.oom_killed.cgroup process.oom_killed.global process.oom_killed.oomd disk_full.origin process.watchdog_killed runtime.heap_exhausted process.crashed.signal process.killed_external process.restarting process.start_failed systemd.start_limit_hit process.restart_loop listener.taken_by_other gateway.upstream_port_mismatch
 
                 ss -ltnp 'sport = :{port}'   # on {host}"#]],
         );
@@ -306,8 +306,8 @@ mod tests {
             502,
             expect![[r#"
                 unix_socket.missing
-                process.not_running
-                process.oom_killed.cgroup process.oom_killed.global process.oom_killed.oomd process.watchdog_killed runtime.heap_exhausted process.crashed.signal process.killed_external process.restarting process.start_failed systemd.start_limit_hit process.restart_loop
+                dns.stale process.not_running
+                process.oom_killed.cgroup process.oom_killed.global process.oom_killed.oomd disk_full.origin process.watchdog_killed runtime.heap_exhausted process.crashed.signal process.killed_external process.restarting process.start_failed systemd.start_limit_hit process.restart_loop
                 ls -l {path}; ss -xlp src {path}"#]],
         );
     }
@@ -320,8 +320,8 @@ mod tests {
             "",
             502,
             expect![[r#"
-                process.not_running worker.killed_by_timeout worker.crashed keepalive.race
-                process.oom_killed.cgroup process.oom_killed.global process.oom_killed.oomd process.watchdog_killed runtime.heap_exhausted process.crashed.signal process.killed_external process.restarting process.start_failed systemd.start_limit_hit process.restart_loop
+                fd.exhausted.origin pids_limit.hit process.not_running worker.killed_by_timeout worker.crashed keepalive.race
+                process.oom_killed.cgroup process.oom_killed.global process.oom_killed.oomd disk_full.origin process.watchdog_killed runtime.heap_exhausted process.crashed.signal process.killed_external process.restarting process.start_failed systemd.start_limit_hit process.restart_loop
 
                 journalctl --since -1h -o short-precise -g 'exited|killed|segfault|oom|timeout'   # on {host}"#]],
         );
@@ -335,7 +335,7 @@ mod tests {
             "app:80",
             504,
             expect![[r#"
-                memory.pressure process.hung.stopped process.hung.blocked workers.saturated upstream.slow_app
+                memory.pressure fd.exhausted.origin pids_limit.hit cpu.throttled process.hung.stopped process.hung.blocked workers.saturated upstream.slow_app
 
 
                 ss -ltn 'sport = :{port}'; ps -o pid,stat,wchan:24,etime,cmd -C SERVICE   # on {host}"#]],
@@ -350,8 +350,8 @@ mod tests {
             "10.0.0.7:80",
             504,
             expect![[r#"
-                firewall.drop.origin firewall.drop.gateway link.down gateway.upstream_address_mismatch neighbor.unreachable accept_queue.overflow
-                memory.pressure process.hung.stopped process.hung.blocked host.down workers.saturated
+                dns.stale conntrack.table_full firewall.drop.origin firewall.drop.gateway link.down gateway.upstream_address_mismatch neighbor.unreachable accept_queue.overflow
+                memory.pressure fd.exhausted.origin pids_limit.hit cpu.throttled process.hung.stopped process.hung.blocked host.down workers.saturated
 
                 ss -ltn 'sport = :{port}'; nstat -az TcpExtListenDrops   # on {host}"#]],
         );
@@ -365,7 +365,7 @@ mod tests {
             "",
             504,
             expect![[r#"
-                memory.pressure process.hung.stopped process.hung.blocked firewall.drop.origin firewall.drop.gateway link.down gateway.upstream_address_mismatch neighbor.unreachable workers.saturated accept_queue.overflow upstream.slow_app
+                dns.stale memory.pressure fd.exhausted.origin pids_limit.hit cpu.throttled conntrack.table_full process.hung.stopped process.hung.blocked firewall.drop.origin firewall.drop.gateway link.down gateway.upstream_address_mismatch neighbor.unreachable workers.saturated accept_queue.overflow upstream.slow_app
                 host.down
 
                 curl -sv http://{endpoint}/"#]],

@@ -92,7 +92,7 @@ fn body(kind: &Failures, top: usize, others: bool, paint: Paint) -> String {
 fn causes(found: &Candidates, paint: Paint) -> String {
     let mut text = String::new();
     let mut label = "may be";
-    for cause in found.causes.iter().filter(|cause| cause.links <= NEAREST) {
+    for cause in found.causes.iter().filter(|cause| cause.links == NEAREST) {
         text += &line(label, &format!("{}: {}", cause.rule.id, cause.rule.summary), paint);
         label = "";
     }
