@@ -10,7 +10,8 @@ STOP_S       takes this long to stop on SIGTERM
 Files in /run/app change what it does while it runs: `slow` holds seconds that every request takes, `status` the status of
 every answer, `crash` makes the next request read address 0, `leak` makes the next request take memory without end,
 `scan` names a file that every request reads through, `block` makes the next request wait in the kernel, where no signal but
-SIGKILL reaches it (state D: vfork(2), whose child waits for a pipe's other end). SIGUSR1 closes the listener.
+SIGKILL reaches it (state D: vfork(2), whose child waits for a pipe's other end), `abort` makes it call abort(3), `mute` ends
+its pings to systemd's watchdog. SIGUSR1 closes the listener.
 """
 
 import ctypes
@@ -41,6 +42,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if knob("crash"):
             ctypes.string_at(0)
+        if knob("abort"):
+            os.abort()
         if knob("leak"):
             hoard = []
             while True:
@@ -53,7 +56,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         scan = knob("scan")
         if scan:
             with open(scan, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-                for _ in range(20):
+                for _ in range(100):
                     sum(data[at] for at in range(0, len(data), 4096))
         time.sleep(float(knob("slow") or 0))
         missing = self.path.startswith("/missing")
@@ -92,6 +95,13 @@ class ThreadedServer(socketserver.ThreadingMixIn, Server):
     daemon_threads = True
 
 
+def ping():
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    while not knob("mute"):
+        notify.sendto(b"WATCHDOG=1", os.environ["NOTIFY_SOCKET"])
+        time.sleep(0.5)
+
+
 def serve():
     if os.environ.get("LISTEN_FDS"):
         server = ThreadedServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
@@ -122,6 +132,8 @@ def stop(*_):
 
 signal.signal(signal.SIGTERM, stop)
 time.sleep(float(os.environ.get("START_S", "0")))
+if "WATCHDOG_USEC" in os.environ:
+    threading.Thread(target=ping, daemon=True).start()
 if "DIE_S" in os.environ:
     def die():
         print("cannot reach its database: giving up", file=sys.stderr, flush=True)

@@ -245,6 +245,14 @@ fn keep_evidence(scenario: &Scenario, seen: &Seen) -> io::Result<PathBuf> {
         let json = why502_proto::to_json(incident).map_err(io::Error::other)?;
         writeln!(file, "{json:#}")?;
     }
+    for look in &seen.looks {
+        let offset_ms = (look.at_us - seen.broken_us) / 1000;
+        for said in &look.incidents {
+            let last = said.symptom.as_ref().map_or("", |symptom| symptom.last.as_str());
+            let answer = format!("{} {} {}", said.state, said.root_cause, said.confidence);
+            writeln!(file, "look {offset_ms:+}: said of {}: {answer}, {last}", said.endpoint)?;
+        }
+    }
     let mut facts: Vec<_> = seen.store.facts.iter().collect();
     facts.sort_by_key(|(_, fact)| fact.at_us);
     for (id, fact) in facts {

@@ -40,10 +40,6 @@ const NO_SCENARIO_YET: &[&str] = &[
     "tls.sni_required",
     "tls.version_or_cipher",
     "keepalive.race",
-    "listener.taken_by_other",
-    "listener.wrong_netns",
-    "process.watchdog_killed",
-    "runtime.heap_exhausted",
 ];
 
 /// Crates of the workspace, and which of the others they may use.

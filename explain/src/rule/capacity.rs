@@ -10,6 +10,8 @@ use crate::verdict::{Cause, Confidence, Verdict};
 
 /// A server says once that it has no free worker, and stays silent until it had one again: this long its word holds.
 const SATURATED_HOLDS_US: i64 = 60_000_000;
+/// A queue that was there is seen this much later.
+const QUEUE_SEEN_US: i64 = 200_000;
 /// A connect that timed out may have begun so long before: nginx waits 60 s by default.
 const CONNECT_BEGAN_US: i64 = 61_000_000;
 
@@ -126,7 +128,9 @@ fn saturated<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
     };
     let during = effect.during();
     let said = says_saturated(snapshot, host, &listener.unit, during);
-    let queue = queue(snapshot, host, listener, during.from_us, during.to_us);
+    // What waits only after the request has failed is not why it did.
+    let until_us = during.at_us.saturating_add(QUEUE_SEEN_US);
+    let queue = queue(snapshot, host, listener, during.from_us, until_us);
     // A full queue is what is to be explained there: it is no evidence for its own cause.
     if said.is_none() && matches!(effect, Effect::Busy { .. }) {
         return Verdict::NoSign;

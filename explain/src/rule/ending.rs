@@ -17,6 +17,10 @@ use crate::verdict::{Cause, Confidence, Verdict, blind};
 const CRASH_SIGNALS: [u32; 7] = [4, 5, 6, 7, 8, 11, 31];
 /// Words about an end (core dump, log line, Result=) come within this of it.
 const WORDS_NEAR_US: i64 = 5_000_000;
+/// journald wakes its readers 0.4 s late, and words take a little more.
+const WORDS_TOLD_US: i64 = 1_200_000;
+/// A new version that cannot start says so within this of the restart; later its failure corrects the answer.
+const RESTART_SETTLES_US: i64 = 1_500_000;
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -156,6 +160,13 @@ fn crashed<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
         let text = "the runtime aborted because its heap was full.".to_owned();
         return Verdict::RuledOut { by: vec![said.seen], text };
     }
+    // abort() is also how a runtime ends whose heap is full, and it says so a moment later.
+    let waits = snapshot.now_us().saturating_sub(death.at_us) < WORDS_TOLD_US;
+    let sight = snapshot.sight(host, Source::Journal, death.at_us);
+    if signal == SIGABRT && waits && sight.seeing().is_some() {
+        let told = format!("what {} said before it aborted", ended.service());
+        return Verdict::Undecided { missing: vec![blind(host, Source::Journal, sight, &told)] };
+    }
     let report = snapshot.on::<CrashReported>(host).find(|report| {
         (report.what.pid == death.pid || report.what.pid == 0)
             && (report.what.unit.is_empty() || report.what.unit == death.unit)
@@ -273,12 +284,28 @@ fn systemd_did<'a>(snapshot: &'a Snapshot, ended: Ended<'a>) -> Option<&'a Seen>
         .map(|state| state.seen)
 }
 
+/// A restart is the cause once the service listens again where it did, or once it has had its time: a new version that
+/// cannot start, or listens elsewhere, shows that within it.
+fn settled(snapshot: &Snapshot, ended: Ended<'_>, ordered_us: i64) -> bool {
+    let death = ended.death;
+    let again = snapshot.listeners(ended.host).iter().any(|l| {
+        l.unit == death.unit && l.from_us > death.at_us && death.listeners.contains(&l.address)
+    });
+    let since_us = ordered_us.max(death.at_us);
+    again || snapshot.now_us().saturating_sub(since_us) >= RESTART_SETTLES_US
+}
+
 fn restarting<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
     let Some(ended) = ended(effect) else { return Verdict::NoSign };
     let Some(Planned::Restart(job)) = snapshot.planned(ended.host, ended.death) else {
         return Verdict::NoSign;
     };
     let (unit, host) = (&ended.death.unit, ended.host);
+    if !settled(snapshot, ended, job.at_us()) {
+        let told = format!("whether {unit} comes back as it was");
+        let sight = snapshot.sight(host, Source::Process, ended.death.at_us);
+        return Verdict::Undecided { missing: vec![blind(host, Source::Process, sight, &told)] };
+    }
     let by = by_whom(&job.what.by);
     let what = format!("{unit} on {host} was restarted{by}");
     let again = snapshot.started_again(host, unit, job.at_us());

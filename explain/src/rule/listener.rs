@@ -54,7 +54,8 @@ pub(super) const RULES: &[Rule] = &[
         summary: "the service listens inside another network namespace whose port is not published",
         doc: "Refused, although a container listens on that very port.",
         check: "lsns -t net; ss -ltnp 'sport = :{port}'",
-        fix: "publish port {port} of the container, or restart what forwards it",
+        fix: "publish port {port} of the container or restart what forwards it; of a service, take PrivateNetwork= or \
+              NetworkNamespacePath= off its unit",
         applies_to: |effect| matches!(effect, Effect::NothingListens { .. }),
         judge: wrong_netns,
     },
@@ -222,12 +223,12 @@ fn taken_by_other<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a
 
 fn wrong_netns<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
     let Some(gap) = gap(snapshot, effect) else { return Verdict::NoSign };
-    if gap.owner.is_some() {
-        return Verdict::NoSign;
-    }
+    let owner = gap.owner.as_ref().map(|owner| owner.unit);
     let found = snapshot.listeners(gap.host).iter().find(|l| {
         let port = l.socket().is_some_and(|own| own.port() == gap.place.address.port());
-        l.netns != 0 && l.open_at(gap.during.at_us) && port
+        // Whoever else listens in a namespace of its own is not the service that was meant.
+        let meant = owner.is_none_or(|unit| !unit.is_empty() && unit == l.unit);
+        l.netns != 0 && l.open_at(gap.during.at_us) && port && meant
     });
     let Some(listener) = found else { return Verdict::NoSign };
     let what = format!(
@@ -236,8 +237,12 @@ fn wrong_netns<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
         gap.host,
         listener.address
     );
-    Cause::new(gap.host, gap.during.at_us, Confidence::Possible, what)
+    // The service that listened where the gateway connects is known; a stranger is only the best guess.
+    let confidence = if owner.is_some() { Confidence::Proven } else { Confidence::Possible };
+    let at_us = if owner.is_some() { listener.from_us.max(0) } else { gap.during.at_us };
+    Cause::new(gap.host, at_us, confidence, what)
         .because(listener.opened(snapshot))
+        .because(gap.owner.iter().flat_map(|owner| owner.facts.iter().copied()))
         .name("port", gap.place.address.port().to_string())
         .explained()
 }

@@ -16,6 +16,8 @@ const FULL_PERMYRIAD_MIN: u32 = 1_000;
 
 /// The limit is met now and then by any service whose files are cached; while one request waits, so often only in need.
 const REACHED_MIN: usize = 2;
+/// The request waited as long as the gateway did; only its last seconds count.
+const WAITED_MAX_US: i64 = 5_000_000;
 
 pub(super) const RULES: &[Rule] = &[
     Rule {
@@ -224,10 +226,13 @@ fn pressure<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
             stalls.remove(stall.what.cgroup.as_str());
         }
     }
+    let timeout_us =
+        super::upstream::timeout_ms(snapshot, effect).unwrap_or(0).saturating_mul(1000);
+    let waited_us = during.from_us - i64::try_from(timeout_us).unwrap_or(0).min(WAITED_MAX_US);
     let reached: Vec<Said<'a, MemoryLimitReached>> = snapshot
         .on::<MemoryLimitReached>(host)
         .filter(|r| r.what.unit == unit && !unit.is_empty())
-        .filter(|r| during.from_us <= r.at_us() && r.at_us() <= during.to_us)
+        .filter(|r| waited_us <= r.at_us() && r.at_us() <= during.to_us)
         .collect();
     if stalls.is_empty() && reached.len() >= REACHED_MIN {
         return at_limit(host, unit, &reached).explained();

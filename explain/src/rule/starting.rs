@@ -12,7 +12,7 @@ const END_TOLD_US: i64 = 1_500_000;
 pub(super) const STARTING_MAX_US: i64 = 60_000_000;
 /// A service that is restarted takes about so long to bind: only beyond it is its start the slow
 /// part.
-const STARTING_NORMAL_US: i64 = 1_000_000;
+const STARTING_NORMAL_US: i64 = 2_000_000;
 
 /// The unit has opened a socket since, of whatever address.
 pub(super) fn listens_since(
@@ -25,7 +25,7 @@ pub(super) fn listens_since(
     snapshot
         .listeners(host)
         .iter()
-        .any(|l| l.unit == unit && l.from_us >= since_us && l.open_at(during.at_us) && l.netns == 0)
+        .any(|l| l.unit == unit && l.from_us >= since_us && l.open_at(during.at_us))
 }
 
 /// The socket of a process that is said to run closed so recently that news of the process may

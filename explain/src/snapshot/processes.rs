@@ -243,8 +243,24 @@ fn unit_exit(
     });
 }
 
+/// Before the main process, systemd runs others (ExecStartPre=, ExecCondition=), and then says that there is no main
+/// process yet. Who sees only processes may take one of those for it.
+fn goes_before(snapshot: &Snapshot, host: &str, death: &Death) -> bool {
+    let Some(lived_us) = death.lifetime_ms.and_then(|ms| i64::try_from(ms * 1000).ok()) else {
+        return false;
+    };
+    let lived = death.at_us - lived_us..=death.at_us + SAME_DEATH_US;
+    let states = || snapshot.on::<v1::UnitState>(host).filter(|s| s.what.unit == death.unit);
+    let named = states().any(|state| state.what.main_pid == death.pid);
+    let before = |sub: &str| matches!(sub, "start-pre" | "condition");
+    !named && states().any(|s| before(&s.what.sub) && lived.contains(&s.at_us()))
+}
+
 /// Main processes that nobody called so: systemd named the pid before.
 fn name_mains(snapshot: &Snapshot, host: &str, deaths: &mut [Death]) {
+    for death in deaths.iter_mut().filter(|death| death.main && death.pid != 0) {
+        death.main = death.unit.is_empty() || !goes_before(snapshot, host, death);
+    }
     for death in deaths.iter_mut().filter(|death| !death.main && death.pid != 0) {
         death.main = snapshot.on::<v1::UnitState>(host).any(|state| {
             state.what.main_pid == death.pid

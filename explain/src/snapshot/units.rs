@@ -182,6 +182,8 @@ impl Snapshot {
             .on::<v1::UnitJob>(host)
             .filter(|job| job.what.unit == death.unit)
             .filter(|job| matches!(job.what.job.as_str(), "stop" | "restart" | "try-restart"))
+            // The end of a job is told as well: what died between the two did not die of its end.
+            .filter(|job| job.what.result.is_empty() || self.begin_of(host, job).is_none())
             // systemd's own Restart= is a job as well: it follows an end, and does not bring it
             // about.
             .filter(|job| !job.what.by.starts_with("systemd ("))
@@ -203,6 +205,20 @@ impl Snapshot {
             && (before.what.sub.starts_with("stop") || before.what.sub.starts_with("final"))
             && (before.what.main_pid == death.pid || death.pid == 0);
         stopping.then_some(Planned::Stopping(before))
+    }
+
+    /// The word of the job's beginning, of which this is the end.
+    fn begin_of<'a>(
+        &'a self,
+        host: &str,
+        end: &Said<'_, v1::UnitJob>,
+    ) -> Option<Said<'a, v1::UnitJob>> {
+        self.on::<v1::UnitJob>(host).rfind(|job| {
+            job.what.unit == end.what.unit
+                && job.what.job == end.what.job
+                && job.what.result.is_empty()
+                && job.at_us() <= end.at_us()
+        })
     }
 
     /// The process began after the job did: the job started it.

@@ -19,7 +19,7 @@ const GONE_KEPT_US: u64 = 2_000_000;
 /// `memory_limit` is said when the use passes one of these shares of the limit.
 const STEPS_PERCENT: [u64; 3] = [80, 90, 95];
 /// `memory_limit_reached` at most once in this time for each cgroup.
-const REACHED_US: u64 = 1_000_000;
+const REACHED_US: u64 = 900_000;
 
 /// A memory cgroup.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ pub(super) const OOM_TOKENS: u64 = 2 << 32;
 /// Cgroups are looked at this often when they are near their limit.
 const LOOK_US: u64 = 1_000_000;
 /// And so many looks apart otherwise: those with a limit, and those without.
-const LOOKS_LIMITED: u64 = 5;
+const LOOKS_LIMITED: u64 = 1;
 const LOOKS_UNLIMITED: u64 = 30;
 /// From this share of its limit a cgroup is looked at every time.
 const NEAR_PERCENT: u64 = 80;
