@@ -18,6 +18,9 @@ const ORDER_SLACK_US: i64 = 500_000;
 /// Lifetimes are told in milliseconds, and two sources date two ends.
 const LIFETIME_UNIT_US: i64 = 5_000;
 
+/// An end is dated when it is read, on a busy host some 10 ms late.
+const DATED_LATE_US: i64 = 100_000;
+
 /// Whether a unit's main process runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Run<'a> {
@@ -107,7 +110,8 @@ impl Snapshot {
         let alive = what.main_pid != 0
             && what.main_pid != dead_pid
             && matches!(what.active.as_str(), "active" | "activating" | "reloading");
-        if alive && after_death(state.at_us()) {
+        // It names another process than the one that ended: a busy host may date that end too late.
+        if alive && after_death(state.at_us().saturating_add(DATED_LATE_US)) {
             let since = self.first_with_pid(host, unit, what.main_pid, at_us).unwrap_or(state);
             let since_us = if since.what.existing { i64::MIN } else { since.at_us() };
             return Run::Up { since_us, pid: what.main_pid, proof: since.seen };
