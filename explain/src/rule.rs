@@ -56,7 +56,6 @@ const FAMILIES: &[&[Rule]] = &[
     start::RULES,
     systemd::RULES,
     process::RULES,
-    starting::RULES,
     hung::RULES,
     worker::RULES,
     unix_socket::RULES,

@@ -4,6 +4,7 @@ use why502_proto::v1::{Source, UnitState};
 
 use super::Rule;
 use super::owner::{Owner, owner};
+use super::starting::{just_began, just_closed, listens_since, starting_slow};
 use super::words::{clock, duration_ms};
 use crate::Seen;
 use crate::effect::{Effect, WORDS_LATE_US};
@@ -12,25 +13,30 @@ use crate::verdict::{Blind, Cause, Confidence, Verdict, blind};
 
 /// A connection that was there is lost within this of the end of the process that held it.
 const LOST_NEAR_US: i64 = 2_000_000;
-/// A port closes before its process is gone; the end is told within this, by whoever tells it.
-const END_TOLD_US: i64 = 1_500_000;
-/// A process that has not bound its port after so long does not merely start.
-pub(super) const STARTING_MAX_US: i64 = 60_000_000;
-/// A service that is restarted takes about so long to bind: only beyond it is its start the slow part.
-const STARTING_NORMAL_US: i64 = 2_000_000;
-
-pub(super) const RULES: &[Rule] = &[Rule {
-    id: "process.not_running",
-    summary: "the service does not run",
-    doc: "Connections are refused at once (or the unix socket is gone), and the unit is inactive or failed. \
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        id: "process.not_running",
+        summary: "the service does not run",
+        doc: "Connections are refused at once (or the unix socket is gone), and the unit is inactive or failed. \
                 With an open port the process lives: then see the listener causes.",
-    check: "systemctl status {unit}",
-    fix: "systemctl start {unit}; systemctl enable {unit} if it is to survive a reboot",
-    applies_to: |effect| {
-        matches!(effect, Effect::NothingListens { .. } | Effect::ConnectionLost { .. })
+        check: "systemctl status {unit}",
+        fix: "systemctl start {unit}; systemctl enable {unit} if it is to survive a reboot",
+        applies_to: |effect| {
+            matches!(effect, Effect::NothingListens { .. } | Effect::ConnectionLost { .. })
+        },
+        judge: not_running,
     },
-    judge: not_running,
-}];
+    Rule {
+        id: "process.starting_slow",
+        summary: "the process is up but does not listen yet",
+        doc: "Connections are refused although the unit is active or activating.",
+        check: "systemd-analyze blame; journalctl -u {unit} -n 30",
+        fix: "let {unit} report when it is ready (Type=notify) and make deploys wait for it, or shorten what it does \
+              before it binds its port",
+        applies_to: |effect| matches!(effect, Effect::NothingListens { .. }),
+        judge: starting_slow,
+    },
+];
 
 fn not_running<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
     let Some(place) = effect.place() else { return Verdict::NoSign };
@@ -135,7 +141,8 @@ fn unit_gone<'a>(
     let unit = owner.unit;
     let before = || snapshot.main_deaths(host, unit, during.at_us).next_back().or(owner.death);
     let (death, state) = match snapshot.run(host, unit, during.at_us, during.to_us) {
-        // It has only just begun again, and a start takes its time: what ended it before is the question.
+        // It has only just begun again, and a start takes its time: what ended it before is the
+        // question.
         Run::Up { since_us, .. }
             if just_began(before(), since_us, during)
                 && !listens_since(snapshot, host, unit, since_us, during) =>
@@ -156,8 +163,6 @@ fn unit_gone<'a>(
                 text: format!("{unit} on {host} ran then (pid {pid})."),
             };
         }
-        // Somebody asked for it, and systemd is not done with what goes before the service.
-        Run::Starting { .. } if restarts(snapshot, host, before()) => (before(), None),
         Run::Starting { proof, .. } => {
             return Verdict::RuledOut {
                 by: vec![proof],
@@ -186,41 +191,6 @@ fn unit_gone<'a>(
         ));
     }
     cause.explained()
-}
-
-/// The unit has opened a socket since, of whatever address.
-pub(super) fn listens_since(
-    snapshot: &Snapshot,
-    host: &str,
-    unit: &str,
-    since_us: i64,
-    during: Window,
-) -> bool {
-    snapshot
-        .listeners(host)
-        .iter()
-        .any(|l| l.unit == unit && l.from_us >= since_us && l.open_at(during.at_us))
-}
-
-/// The socket of a process that is said to run closed so recently that news of the process may still be on their way.
-pub(super) fn just_closed(snapshot: &Snapshot, owner: &Owner<'_>, since_us: i64) -> bool {
-    owner.listener.is_some_and(|l| {
-        l.to_us != i64::MAX
-            && l.to_us >= since_us
-            && snapshot.now_us().saturating_sub(l.to_us) < END_TOLD_US
-    })
-}
-
-/// It was ended by a restart that somebody asked for.
-pub(super) fn restarts(snapshot: &Snapshot, host: &str, before: Option<&Death>) -> bool {
-    let planned = before.and_then(|death| snapshot.planned(host, death));
-    matches!(planned, Some(Planned::Restart(_)))
-}
-
-pub(super) fn just_began(before: Option<&Death>, since_us: i64, during: Window) -> bool {
-    let up_us = during.at_us.saturating_sub(since_us);
-    let gone = before.is_some_and(|death| since_us.saturating_sub(death.at_us) <= STARTING_MAX_US);
-    up_us < STARTING_NORMAL_US && gone
 }
 
 /// Words and next question for a unit that does not run.

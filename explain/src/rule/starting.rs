@@ -1,25 +1,50 @@
-//! The service runs, and does not listen yet.
+//! A service that was started and does not listen yet.
 
-use super::Rule;
-use super::owner::owner;
-use super::process::{STARTING_MAX_US, just_began, just_closed, listens_since, restarts};
+use super::owner::{Owner, owner};
 use super::words::{between, clock};
 use crate::effect::Effect;
-use crate::snapshot::{Listening, Run, Snapshot};
+use crate::snapshot::{Death, Listening, Planned, Run, Snapshot, Window};
 use crate::verdict::{Cause, Confidence, Verdict};
 
-pub(super) const RULES: &[Rule] = &[Rule {
-    id: "process.starting_slow",
-    summary: "the process is up but does not listen yet",
-    doc: "Connections are refused although the unit is active or activating.",
-    check: "systemd-analyze blame; journalctl -u {unit} -n 30",
-    fix: "let {unit} report when it is ready (Type=notify) and make deploys wait for it, or shorten what it does \
-              before it binds its port",
-    applies_to: |effect| matches!(effect, Effect::NothingListens { .. }),
-    judge: starting_slow,
-}];
+/// A port closes before its process is gone; the end is told within this, by whoever tells it.
+const END_TOLD_US: i64 = 1_500_000;
+/// A process that has not bound its port after so long does not merely start.
+pub(super) const STARTING_MAX_US: i64 = 60_000_000;
+/// A service that is restarted takes about so long to bind: only beyond it is its start the slow
+/// part.
+const STARTING_NORMAL_US: i64 = 2_000_000;
 
-fn starting_slow<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
+/// The unit has opened a socket since, of whatever address.
+pub(super) fn listens_since(
+    snapshot: &Snapshot,
+    host: &str,
+    unit: &str,
+    since_us: i64,
+    during: Window,
+) -> bool {
+    snapshot
+        .listeners(host)
+        .iter()
+        .any(|l| l.unit == unit && l.from_us >= since_us && l.open_at(during.at_us))
+}
+
+/// The socket of a process that is said to run closed so recently that news of the process may
+/// still be on their way.
+pub(super) fn just_closed(snapshot: &Snapshot, owner: &Owner<'_>, since_us: i64) -> bool {
+    owner.listener.is_some_and(|l| {
+        l.to_us != i64::MAX
+            && l.to_us >= since_us
+            && snapshot.now_us().saturating_sub(l.to_us) < END_TOLD_US
+    })
+}
+
+pub(super) fn just_began(before: Option<&Death>, since_us: i64, during: Window) -> bool {
+    let up_us = during.at_us.saturating_sub(since_us);
+    let gone = before.is_some_and(|death| since_us.saturating_sub(death.at_us) <= STARTING_MAX_US);
+    up_us < STARTING_NORMAL_US && gone
+}
+
+pub(super) fn starting_slow<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
     let Effect::NothingListens { place, during } = *effect else { return Verdict::NoSign };
     let Some(host) = place.host() else { return Verdict::NoSign };
     let Listening::Gap { proof: gap, .. } = snapshot.listening(host, place.address, during) else {
@@ -48,15 +73,19 @@ fn starting_slow<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a>
         .text(format!("{what}: it runs since {}.", clock(since_us)))
         .because([proof, gap])
         .name("unit", unit);
-    let waits = matches!(run, Run::Starting { .. }) && restarts(snapshot, host, before);
-    if waits || just_began(before, since_us, during) {
+    if just_began(before, since_us, during) {
         return Verdict::NoSign;
     }
     let planned = before.and_then(|death| snapshot.planned(host, death));
-    match (before, planned) {
-        (Some(death), None) if since_us - death.at_us <= STARTING_MAX_US && death.abnormal() => {
-            cause.next(Effect::Down { host, unit, death: Some(death), during }).explained()
-        }
-        _ => cause.explained(),
+    // Had it not ended, it would not have to start. Of a restart only what runs before the main
+    // process is a part.
+    let ended = before.filter(|death| since_us - death.at_us <= STARTING_MAX_US);
+    let ended = ended.filter(|death| match planned {
+        Some(Planned::Restart(_)) => matches!(run, Run::Starting { .. }),
+        planned => planned.is_none() && death.abnormal(),
+    });
+    match ended {
+        None => cause.explained(),
+        death => cause.next(Effect::Down { host, unit, death, during }).explained(),
     }
 }
