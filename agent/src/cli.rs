@@ -34,6 +34,18 @@ pub struct Cli {
     /// Name of this host
     #[arg(long, global = true, env = "WHY502_HOST", value_name = "NAME")]
     host: Option<String>,
+    /// Bound on the facts that wait, in MiB
+    #[arg(long, global = true, env = "WHY502_SPOOL_MAX_MIB", value_name = "MIB")]
+    spool_max_mib: Option<u64>,
+    /// Authority that signed the collector's certificate, PEM
+    #[arg(long, global = true, env = "WHY502_TLS_CA", value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// Certificate of this host, PEM; with --tls-key
+    #[arg(long, global = true, env = "WHY502_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Key of the certificate, PEM
+    #[arg(long, global = true, env = "WHY502_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
     /// Allow http:// to other machines (test labs)
     #[arg(long, global = true, env = "WHY502_INSECURE_PLAINTEXT")]
     insecure_plaintext: bool,
@@ -193,9 +205,17 @@ impl Cli {
     /// The file, and what flags and variables put over it.
     fn config(&self) -> Result<Config, ConfigError> {
         let mut config = Config::load(self.config.as_deref())?;
-        if let Some(dir) = &self.state_dir {
-            config.state_dir.clone_from(dir);
+        for (given, slot) in [
+            (&self.state_dir, &mut config.state_dir),
+            (&self.tls_ca, &mut config.tls_ca),
+            (&self.tls_cert, &mut config.tls_cert),
+            (&self.tls_key, &mut config.tls_key),
+        ] {
+            if let Some(path) = given {
+                slot.clone_from(path);
+            }
         }
+        config.spool_max_mib = self.spool_max_mib.unwrap_or(config.spool_max_mib);
         if let Some(url) = &self.collector {
             config.collector.clone_from(url);
         }
@@ -256,4 +276,28 @@ fn block_on<T>(future: impl Future<Output = Result<T, RunError>>) -> Result<T, R
         .build()
         .map_err(RunError::Signals)?;
     tokio::task::LocalSet::new().block_on(&runtime, future)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_of_the_file_is_a_flag_and_a_variable_too() {
+        let command = Cli::command();
+        for key in toml::Table::try_from(Config::default()).unwrap().keys() {
+            // A list has one flag for each of its items.
+            let is = |flag: &&clap::Arg| {
+                flag.get_long().is_some_and(|long| long == key || format!("{long}s") == *key)
+            };
+            let flag = command.get_arguments().find(is);
+            let variable = flag.and_then(clap::Arg::get_env).unwrap_or_default();
+            let expected = format!("WHY502_{}", key.to_uppercase().replace('-', "_"));
+            assert_eq!(variable.to_str(), Some(expected.as_str()), "{key}");
+        }
+        let given =
+            Cli::parse_from(["why502-agent", "run", "--tls-ca", "/a", "--spool-max-mib", "9"]);
+        let config = given.config().unwrap();
+        assert_eq!((config.tls_ca, config.spool_max_mib), ("/a".into(), 9));
+    }
 }

@@ -38,6 +38,17 @@ pub enum ConfigError {
     Unfit(String),
 }
 
+impl ConfigError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "give a file that can be read with --config, or none",
+            Self::File { .. } => "mend the file; the packaged collector.toml documents every key",
+            Self::Unfit(_) => "see why502 serve --help, or the packaged collector.toml",
+        }
+    }
+}
+
 /// Contents of `collector.toml`. Every key is optional; an unknown one is an error.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -113,6 +124,12 @@ pub struct Overrides {
     /// CA of the agents' certificates, PEM
     #[arg(long, value_name = "FILE", env = "WHY502_TLS_CLIENT_CA")]
     pub tls_client_ca: Option<PathBuf>,
+    /// Days that facts and resolved incidents are kept [default: 30]
+    #[arg(long, value_name = "DAYS", env = "WHY502_RETENTION_DAYS")]
+    pub retention_days: Option<u32>,
+    /// MiB that the database may have [default: 4096]
+    #[arg(long, value_name = "MIB", env = "WHY502_RETENTION_SIZE_MIB")]
+    pub retention_size_mib: Option<u32>,
     /// Allow plaintext beyond loopback (test labs only)
     #[arg(long, env = "WHY502_INSECURE_PLAINTEXT")]
     pub insecure_plaintext: bool,
@@ -188,6 +205,8 @@ impl Config {
         if let Some(name) = name {
             self.name.clone_from(name);
         }
+        self.retention.days = overrides.retention_days.unwrap_or(self.retention.days);
+        self.retention.size_mib = overrides.retention_size_mib.unwrap_or(self.retention.size_mib);
         self.insecure_plaintext |= overrides.insecure_plaintext;
         self.log = overrides.log.unwrap_or(self.log);
     }
@@ -296,6 +315,21 @@ mod tests {
     fn packaged_file_states_every_key_with_its_default() {
         let packaged: toml::Table = PACKAGED.parse().unwrap();
         assert_eq!(packaged, toml::Table::try_from(Config::default()).unwrap());
+    }
+
+    #[test]
+    fn every_key_of_the_file_is_a_flag_and_a_variable_too() {
+        use clap::Args as _;
+        let command = Overrides::augment_args(clap::Command::new("serve"));
+        let mut keys = toml::Table::try_from(Config::default()).unwrap();
+        let retention = keys.remove("retention").unwrap();
+        let of_table = retention.as_table().unwrap().keys().map(|key| format!("retention-{key}"));
+        for key in keys.keys().cloned().chain(of_table) {
+            let flag = command.get_arguments().find(|flag| flag.get_long() == Some(key.as_str()));
+            let variable = flag.and_then(clap::Arg::get_env).unwrap_or_default();
+            let expected = format!("WHY502_{}", key.to_uppercase().replace('-', "_"));
+            assert_eq!(variable.to_str(), Some(expected.as_str()), "{key}");
+        }
     }
 
     #[test]

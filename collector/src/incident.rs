@@ -23,6 +23,7 @@ use why502_proto::{FactId, Kind};
 pub use scope::{Scopes, concerns};
 pub use window::Window;
 
+use crate::chain::chain;
 use crate::clock::{Beat, now_us};
 use crate::metrics::Metrics;
 use crate::store::{Committed, IncidentRow, Store, StoreError};
@@ -197,7 +198,9 @@ impl Incidents {
                 self.scopes = scopes;
                 self.begin_anew();
             }
-            Err(error) => tracing::error!("incidents go on with what they know: {error}"),
+            Err(error) => {
+                tracing::error!("incidents go on with what they know: {}", chain(&error));
+            }
         }
     }
 
@@ -242,7 +245,7 @@ impl Incidents {
                 }
                 self.keep(gateway, found).await;
             }
-            Err(error) => tracing::error!("cannot look at {gateway}: {error}"),
+            Err(error) => tracing::error!("cannot look at {gateway}: {}", chain(&error)),
         }
         self.metrics.rounds.inc();
         self.metrics.round_seconds.observe(began.elapsed().as_secs_f64());
@@ -322,7 +325,8 @@ impl Incidents {
                 let _nobody = self.changes.send(Change::Incident(explanation));
             }
             Err(error) => {
-                tracing::error!("incident {} is not stored: {error}", explanation.incident)
+                let why = chain(&error);
+                tracing::error!("incident {} is not stored: {why}", explanation.incident);
             }
         }
     }

@@ -26,6 +26,7 @@ pub use hello::{Identity, PROTOCOL, Refusal, is_host_name};
 pub use presence::{Presence, Presences, SILENT_AFTER};
 pub use silence::watch_for_silence;
 
+use crate::chain::chain;
 use crate::clock::{BootClock, Moment};
 use crate::metrics::Metrics;
 use crate::store::{Greeting, Standing, Store, StoreError};
@@ -304,7 +305,7 @@ fn refuse(refusal: Refusal) -> Status {
 }
 
 fn not_stored(error: &StoreError) -> Status {
-    Status::unavailable(format!("the facts could not be stored: {error}"))
+    Status::unavailable(format!("the facts could not be stored: {}", chain(error)))
 }
 
 fn answer<T>(result: Result<T, ViewError>) -> Result<Response<T>, Status> {

@@ -1,5 +1,6 @@
 //! Ingest, store, incidents, views: the engine behind `why502`.
 
+pub mod chain;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
+use why502_collector::chain::chain;
 use why502_collector::cli;
 use why502_collector::config::{Config, Level, Overrides};
 use why502_collector::serve::{self, ServeError};
@@ -63,7 +64,10 @@ fn main() -> ExitCode {
         }
         Command::Man => {
             let man = clap_mangen::Man::new(Arguments::command());
-            exit(man.render(&mut std::io::stdout()), |_| EX_IOERR)
+            match man.render(&mut std::io::stdout()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error, "see where standard output goes", EX_IOERR),
+            }
         }
     }
 }
@@ -71,13 +75,13 @@ fn main() -> ExitCode {
 fn run(overrides: &Overrides) -> ExitCode {
     let config = match Config::load(overrides) {
         Ok(config) => config,
-        Err(error) => return fail(&error, EX_CONFIG),
+        Err(error) => return fail(&error, error.hint(), EX_CONFIG),
     };
     log(config.log);
     let state_dir = config.state_dir(|name| std::env::var(name).ok());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&error, EX_SOFTWARE),
+        Err(error) => return fail(&error, "see how many threads it may have", EX_SOFTWARE),
     };
     let served = runtime.block_on(serve::serve(config, &state_dir, |grpc, http| {
         tracing::info!("state in {}", state_dir.display());
@@ -85,7 +89,10 @@ fn run(overrides: &Overrides) -> ExitCode {
     }));
     // What a blocking read still does must not hold up the end.
     runtime.shutdown_background();
-    exit(served, exit_code)
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, error.hint(), exit_code(&error)),
+    }
 }
 
 fn exit_code(error: &ServeError) -> u8 {
@@ -102,28 +109,19 @@ fn exit_code(error: &ServeError) -> u8 {
 fn check(overrides: &Overrides) -> ExitCode {
     let config = match Config::load(overrides) {
         Ok(config) => config,
-        Err(error) => return fail(&error, EX_CONFIG),
+        Err(error) => return fail(&error, error.hint(), EX_CONFIG),
     };
     if let Some(files) = config.tls_files()
         && let Err(error) = why502_collector::tls::Current::load(files)
     {
-        return fail(&error, EX_CONFIG);
+        let error = ServeError::Tls(error);
+        return fail(&error, error.hint(), EX_CONFIG);
     }
     for warning in config.warnings() {
         say(&format!("warning: {warning}"));
     }
     say("the configuration is good");
     ExitCode::SUCCESS
-}
-
-fn exit<E: std::error::Error>(result: Result<(), E>, code: impl Fn(&E) -> u8) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let code = code(&error);
-            fail(&error, code)
-        }
-    }
 }
 
 fn log(level: Level) {
@@ -149,13 +147,7 @@ fn say(text: &str) {
 }
 
 #[expect(clippy::print_stderr, reason = "the one place where errors are told")]
-fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
-    eprint!("why502: {error}");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        eprint!(": {cause}");
-        source = cause.source();
-    }
-    eprintln!();
+fn fail(error: &dyn std::error::Error, hint: &str, code: u8) -> ExitCode {
+    eprintln!("why502: {}\n{hint}", chain(error));
     ExitCode::from(code)
 }

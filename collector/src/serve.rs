@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::chain::chain;
 use crate::clock::Beat;
 use crate::config::Config;
 use crate::http;
@@ -54,8 +55,29 @@ pub enum ServeError {
     #[error("{0} ended")]
     Ended(&'static str),
     /// The database is damaged; the next start sets it aside.
-    #[error("the database is damaged: start again, it will be set aside")]
+    #[error("the database is damaged")]
     Damaged,
+}
+
+impl ServeError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Store(StoreError::Locked { .. }) => {
+                "stop the other one, or give this one another directory with --state-dir"
+            }
+            Self::Store(StoreError::Newer { .. }) => {
+                "start that version, or give another directory with --state-dir"
+            }
+            Self::Store(_) => "look at the disk, or give another directory with --state-dir",
+            Self::Tls(_) => "give PEM files with --tls-cert, --tls-key and --tls-client-ca",
+            Self::Listen { .. } => {
+                "give another address with --grpc or --http, or stop what has it"
+            }
+            Self::Signals(_) | Self::Ended(_) => "start it again, and report this with its log",
+            Self::Damaged => "start it again: it will be set aside",
+        }
+    }
 }
 
 /// Runs the collector until SIGTERM or SIGINT. `started` is called with the addresses once both are open.
@@ -172,7 +194,7 @@ fn part(
 
 async fn serve_grpc(door: Door, listener: TcpListener, tls: Option<tls::Current>) {
     if let Err(error) = ingest::serve(door, listener, tls).await {
-        tracing::error!("gRPC failed: {error}");
+        tracing::error!("gRPC failed: {}", chain(error.as_ref()));
     }
 }
 

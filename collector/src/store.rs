@@ -53,8 +53,7 @@ pub enum StoreError {
     },
     /// A later version wrote it.
     #[error(
-        "{} was written by a newer why502 (schema {found}, this one knows {known}): start that version, or \
-         give another --state-dir", path.display()
+        "{} was written by a newer why502 (schema {found}, this one knows {known})", path.display()
     )]
     Newer {
         /// The database.

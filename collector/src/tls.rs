@@ -18,6 +18,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::chain::chain;
+
 /// Time for a handshake.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// Handshakes at once; more wait in the kernel's queue.
@@ -229,15 +231,4 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 fn stamps(files: &Files) -> Stamps {
     [&files.cert, &files.key, &files.client_ca]
         .map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

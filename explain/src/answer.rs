@@ -279,9 +279,11 @@ fn fill(text: &str, step: &Step<'_>) -> String {
 
 fn capital(text: &str) -> String {
     let mut chars = text.chars();
-    // A name stays as it is written; only a common word is raised.
-    let first_word = text.split(' ').next().unwrap_or_default();
-    if first_word.contains(['.', '/', ':', '-', '@']) || first_word == "systemd" {
+    // A name stays as it is written, and so does that of a program, "node (pid 12)"; only a common word is raised.
+    let mut words = text.split(' ');
+    let first_word = words.next().unwrap_or_default();
+    let program = words.next() == Some("(pid");
+    if program || first_word.contains(['.', '/', ':', '-', '@']) || first_word == "systemd" {
         return text.to_owned();
     }
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())

@@ -21,6 +21,7 @@ mod path;
 mod port;
 mod process;
 mod start;
+mod starting;
 mod systemd;
 mod tls;
 mod unix_socket;

@@ -41,8 +41,10 @@ fn take(kind: &str, root: &Path, path: &str) -> (usize, usize) {
         return (declared(&effective.config, path).len(), effective.problems.len());
     }
     let kind = KINDS.iter().find(|known| known.name == kind).expect("a kind of gateway");
+    // Where the main file is not the large one.
+    let file = format!("--providers.file.filename={path}");
     let effective = (kind.read)(&Start {
-        argv: vec![kind.name.to_owned()],
+        argv: vec![kind.name.to_owned(), file],
         directory: "/".into(),
         root: root.to_owned(),
         ..Start::default()
@@ -77,6 +79,55 @@ backend bN
   http-response set-header X-Served-By bN
   server s1 ADDRESS:8080 check inter 5s fall 3 rise 2 weight 100 maxconn 500
 ";
+const ENVOY: &str = "
+  - name: cN
+    connect_timeout: 1s
+    type: STATIC
+    lb_policy: MAGLEV
+    circuit_breakers: {thresholds: [{max_connections: 100}]}
+    load_assignment:
+      cluster_name: cN
+      endpoints:
+      - lb_endpoints:
+        - endpoint:
+            address:
+              socket_address:
+                address: ADDRESS
+                port_value: 8080
+";
+const ENVOY_HOST: &str = "
+            - name: hN
+              domains: [site-N.example.com, www.site-N.example.com]
+              routes:
+              - {match: {prefix: /}, route: {cluster: cN, timeout: 30s}}
+";
+const ENVOY_HEAD: &str = "
+static_resources:
+  listeners:
+  - address: {socket_address: {address: 0.0.0.0, port_value: 80}}
+    filter_chains:
+    - filters:
+      - typed_config:
+          '@type': type.googleapis.com/x.HttpConnectionManager
+          route_config:
+            virtual_hosts:
+";
+const TRAEFIK_ROUTER: &str = "
+    rN:
+      rule: Host(`site-N.example.com`) && PathPrefix(`/api/version-1`)
+      entryPoints: [web, websecure]
+      middlewares: [compress, headers, limit]
+      service: sN
+      tls: {certResolver: letsencrypt}
+";
+const TRAEFIK_SERVICE: &str = "
+    sN:
+      loadBalancer:
+        passHostHeader: true
+        healthCheck: {path: /health, interval: 10s, timeout: 3s}
+        servers:
+        - url: http://ADDRESS:8080
+";
 
 /// Path and text.
 fn generated(kind: &str) -> (&'static str, String) {
@@ -90,6 +141,16 @@ fn generated(kind: &str) -> (&'static str, String) {
             let uses = all("  use_backend bN if { hdr(host) -i site-N.example.com }\n");
             let head = "defaults\n  mode http\nfrontend in\n  bind :80\n";
             ("/etc/haproxy/haproxy.cfg", format!("{head}{uses}{}", all(HAPROXY)))
+        }
+        "envoy" => {
+            let (hosts, clusters) = (all(ENVOY_HOST), all(ENVOY));
+            let text = format!("{ENVOY_HEAD}{hosts}  clusters:\n{clusters}");
+            ("/etc/envoy/envoy.yaml", text)
+        }
+        "traefik" => {
+            let (routers, services) = (all(TRAEFIK_ROUTER), all(TRAEFIK_SERVICE));
+            let text = format!("http:\n  routers:\n{routers}  services:\n{services}");
+            ("/etc/traefik/dynamic.yml", text)
         }
         _ => ("/etc/nginx/nginx.conf", format!("http {{\n{}}}\n", all(NGINX))),
     }

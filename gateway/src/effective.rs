@@ -1,7 +1,9 @@
 //! What one gateway declares, whichever kind it is.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use why502_proto::v1;
 
@@ -33,12 +35,16 @@ pub struct Effective {
     /// One for each route and endpoint, with the defaults of the version filled in. `addresses` equals the endpoint
     /// where that is an address, and is empty where it is a name: the agent resolves it.
     pub endpoints: Vec<v1::EndpointDeclared>,
+    /// Peers that it says it does not ask now, for their failures or its health checks.
+    pub disabled: Vec<v1::EndpointDisabled>,
     /// What it listens on: "0.0.0.0:80", "\[::\]:443", "unix:/run/x.sock".
     pub listens: BTreeSet<String>,
     /// Where it logs, and how the lines are read.
     pub logs: Vec<Log>,
     /// Where it can be asked what it runs with.
     pub admin: Option<Admin>,
+    /// What its kind keeps for the answers of the admin interface.
+    pub kept: Option<Arc<dyn Any + Send + Sync>>,
     /// What was not understood.
     pub problems: BTreeSet<Problem>,
     /// Files and directories that it depends on, as the gateway names them.

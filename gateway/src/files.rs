@@ -56,6 +56,11 @@ impl Files {
         below(&self.root, path).is_dir()
     }
 
+    /// Whether something is there.
+    pub fn is_there(&self, path: &Path) -> bool {
+        below(&self.root, path).exists()
+    }
+
     /// Paths that match, as glob(3) does in the C locale: sorted, hidden files only where the pattern has the dot.
     pub fn glob(&mut self, pattern: &Path) -> Vec<PathBuf> {
         let mut found = vec![PathBuf::from("/")];

@@ -29,4 +29,4 @@ pub struct Kind {
 }
 
 /// All of them.
-pub const KINDS: &[Kind] = &[];
+pub const KINDS: &[Kind] = &[crate::apache::KIND, crate::envoy::KIND, crate::traefik::KIND];

@@ -5,10 +5,15 @@
 //! folders stands what all kinds share. Nothing here starts a process or opens a socket: the agent finds gateways,
 //! follows logs and asks admin interfaces, `why502 decode` has only lines; both read them with the same readers.
 
+pub mod apache;
+pub mod document;
 pub mod effective;
+pub mod envoy;
+pub mod errno;
 pub mod files;
 pub mod kind;
 pub mod lines;
 pub mod nginx;
 pub mod place;
 pub mod redact;
+pub mod traefik;

@@ -9,6 +9,21 @@ pub trait Lines: Debug + Send {
     /// Reads one line, without its end, at most 64 KiB of it, and adds what it tells. A line that is not understood
     /// tells nothing.
     fn read(&mut self, line: &str, told: &mut Vec<Told>);
+
+    /// No further line is there for now: adds what waited for the next one.
+    fn pause(&mut self, told: &mut Vec<Told>) {
+        let _ = told;
+    }
+
+    /// Whether the log can be read and is followed to its end; "nothing was said" means something only then.
+    fn sight(&mut self, seeing: bool) {
+        let _ = seeing;
+    }
+
+    /// What its lines mean depends on what the instance's other logs said before: they are to be read first.
+    fn waits_for_others(&self) -> bool {
+        false
+    }
 }
 
 /// What a line told.

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use why502_proto::v1;
 
 use self::config::{Config, Location};
 use self::pass::{Pass, Peer};
 use self::version::{Build, Version};
+use crate::effective::Target;
 use crate::place::Problem;
 
 pub mod access_log;
@@ -15,6 +17,7 @@ pub mod answers;
 pub mod attribute;
 pub mod config;
 pub mod error_log;
+pub mod lines;
 pub mod load;
 pub mod message;
 pub mod pass;
@@ -75,7 +78,7 @@ fn clean(path: &Path) -> PathBuf {
 #[derive(Debug, Default)]
 pub struct Effective {
     /// Its meaning.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// What was not understood, of text and meaning.
     pub problems: BTreeSet<Problem>,
     /// Files and directories that it depends on.
@@ -96,7 +99,12 @@ pub fn read(
     let mut config = config::effective(&loaded.directives, Version::parse(version), hostname);
     let mut problems: BTreeSet<Problem> = loaded.problems.into_iter().collect();
     problems.append(&mut std::mem::take(&mut config.problems).into_iter().collect());
-    Effective { config, problems, watched: loaded.watched, readable: loaded.readable }
+    Effective {
+        config: Arc::new(config),
+        problems,
+        watched: loaded.watched,
+        readable: loaded.readable,
+    }
 }
 
 /// What is declared, by route and endpoint.
@@ -139,13 +147,35 @@ fn endpoint(location: &Location, pass: &Pass, peer: &Peer, instance: &str) -> v1
     }
 }
 
-/// A log as the configuration names it, made absolute; `Err`: it goes where no file is.
-pub fn log_path(target: &str, default: &str, prefix: &Path) -> Result<PathBuf, String> {
+/// Where a log goes that the configuration names so; "" is the default.
+pub fn log_target(target: &str, default: &str, prefix: &Path) -> Target {
+    /// What `/dev/log` leads to, and its older names (systemd-journald-dev-log.socket).
+    const DEV_LOG: [&str; 3] = ["/dev/log", "/run/systemd/journal/dev-log", "/var/run/log"];
+    const STDIO: [&str; 5] =
+        ["stderr", "/dev/stderr", "/dev/stdout", "/proc/self/fd/1", "/proc/self/fd/2"];
     let target = if target.is_empty() { default } else { target };
-    if target == "stderr" || target.starts_with("syslog:") || target.starts_with("memory:") {
-        return Err(target.split([':', ' ']).next().unwrap_or("").to_owned());
+    if STDIO.contains(&target) {
+        return Target::Stdio;
     }
-    Ok(clean(&prefix.join(target)))
+    if let Some(rest) = target.strip_prefix("syslog:") {
+        let server = rest.split(',').find_map(|word| word.trim().strip_prefix("server="));
+        let server = server.unwrap_or("");
+        if server.strip_prefix("unix:").is_some_and(|path| DEV_LOG.contains(&path)) {
+            // The tag that the configuration gives ends up in the text where the host's name stands before it.
+            return Target::Syslog(String::new());
+        }
+        return Target::Elsewhere {
+            reason: format!("it goes by syslog to {server}"),
+            grant: "add a second log: syslog:server=unix:/dev/log, or a file".to_owned(),
+        };
+    }
+    if target.starts_with("memory:") {
+        return Target::Elsewhere {
+            reason: "it goes to memory".to_owned(),
+            grant: "add a second log that is a file".to_owned(),
+        };
+    }
+    Target::File(clean(&prefix.join(target)))
 }
 
 /// The failure that a line tells, if it tells one.
@@ -172,7 +202,7 @@ pub fn failed(
         gateway: NAME.to_owned(),
         instance: instance.to_owned(),
         route: location.map_or_else(
-            || format!("{}{}", if line.server == "_" { "" } else { line.server }, line.path),
+            || lines::route(line.server, line.host, line.path),
             |location| location.route.clone(),
         ),
         endpoint: if chosen { peer.clone() } else { String::new() },

@@ -162,6 +162,9 @@ impl<T: Fn(Interest)> Gateways<T> {
         let masters = self.finder.find(&pids, |pid| running::master(&self.roots.proc, pid));
         let alive: BTreeSet<u32> = masters.iter().map(|master| master.pid).collect();
         self.builds.retain(|pid, _| *pid == 0 || alive.contains(pid));
+        for (name, pid) in self.given.journal.crashed() {
+            self.instances.get_mut(&name).into_iter().for_each(|own| own.worker_crashed(pid));
+        }
         let mut taken = false;
         for instance in self.instances.values_mut() {
             if instance.master.as_ref().is_some_and(|master| !alive.contains(&master.pid)) {
@@ -241,6 +244,7 @@ impl<T: Fn(Interest)> Gateways<T> {
         for instance in self.instances.values_mut().filter(|instance| instance.master.is_none()) {
             if !why502_gateway::files::below(&self.roots.root, &instance.paths.conf).exists() {
                 instance.tell_gone(&self.observer);
+                self.given.journal.set(&instance.name, Vec::new());
                 gone.push(instance.name.clone());
             } else if instance.is_stale(&self.roots.root) {
                 instance.take(&self.roots, &self.observer).await;
@@ -277,6 +281,8 @@ impl<T: Fn(Interest)> Gateways<T> {
             if log_files::error_logs(instance, &mut wanted, &mut blind) {
                 self.dark.insert(instance.name.clone());
             }
+            let reader = log_files::journal_reader(instance, &self.zone);
+            self.given.journal.set(&instance.name, reader.into_iter().collect());
         }
         let nginx = self.instances.values();
         let nginx = nginx.map(|instance| (instance.name.as_str(), instance.effective.readable));
@@ -405,7 +411,7 @@ impl<T: Fn(Interest)> Gateways<T> {
         }
         let now = Moment::now();
         for line in &parsed {
-            let second = stamp::error_log_us(line.stamp, &self.zone);
+            let second = error_log::micros(line.stamp, &self.zone);
             let complains = matches!(meaning(line), Meaning::Failed { .. } | Meaning::OwnAnswer);
             if let Some(second) = second.filter(|_| complains) {
                 self.complaints.add(line, second);

@@ -6,9 +6,9 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
@@ -16,10 +16,12 @@ use why502_proto::v1::Source;
 
 use crate::observe::Observer;
 use crate::source::{Interest, Roots};
+use inbox::Inbox;
 
 mod connector;
 mod exit;
 mod facts;
+mod inbox;
 pub(super) mod kmsg;
 mod listener;
 mod memory;
@@ -46,10 +48,11 @@ mod watch_scan;
 mod watch_stall;
 mod watch_unix_path;
 
-/// Interests that may wait for the thread, which takes them within milliseconds. Units told twice take one place.
-const INBOX_MAX: usize = 4096;
-/// How often the thread begins anew after a fault of its own before it gives up.
-const RESTARTS_MAX: u32 = 5;
+/// Before the thread begins anew after a fault of its own: doubled each time, up to the longest.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// A thread that ran for this long begins with the shortest pause again.
+const SOUND_AFTER: Duration = Duration::from_secs(600);
 /// What this thread speaks for.
 const SOURCES: [Source; 5] =
     [Source::Process, Source::Listener, Source::Memory, Source::KernelLog, Source::Host];
@@ -69,7 +72,7 @@ struct Last {
 /// What handles and thread share.
 #[derive(Debug)]
 struct Shared {
-    inbox: Mutex<Vec<Interest>>,
+    inbox: Mutex<Inbox>,
     closed: AtomicBool,
     wake: OwnedFd,
 }
@@ -89,12 +92,7 @@ impl KernelHandle {
     /// Says what to look at. Never waits.
     pub fn tell(&self, interest: Interest) {
         let shared = &self.last.shared;
-        let mut inbox = shared.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        if inbox.len() >= INBOX_MAX {
-            inbox.remove(0);
-        }
-        inbox.push(interest);
-        drop(inbox);
+        shared.inbox().put(interest);
         shared.wake();
     }
 }
@@ -114,7 +112,11 @@ impl Shared {
 
     fn take_inbox(&self) -> Vec<Interest> {
         let _ = rustix::io::read(&self.wake, &mut [0u8; 8]);
-        std::mem::take(&mut *self.inbox.lock().unwrap_or_else(PoisonError::into_inner))
+        self.inbox().take()
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_closed(&self) -> bool {
@@ -124,7 +126,9 @@ impl Shared {
 
 /// Runs until the last handle is gone. A fault in this source is said, and the source begins anew: the others go on.
 fn keep_running(roots: &Roots, observer: &Observer, shared: &Shared) {
-    for _ in 0..=RESTARTS_MAX {
+    let mut pause = PAUSE_MIN;
+    loop {
+        let begun = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| thread_state::run(roots, observer, shared)));
         if shared.is_closed() {
             return;
@@ -137,6 +141,12 @@ fn keep_running(roots: &Roots, observer: &Observer, shared: &Shared) {
         for source in SOURCES {
             observer.blinded(source, "", &reason, "report this with the agent's log");
         }
-        thread::sleep(Duration::from_secs(1));
+        if begun.elapsed() > SOUND_AFTER {
+            pause = PAUSE_MIN;
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(PAUSE_MAX);
+        shared.inbox().begin_anew();
+        shared.wake();
     }
 }

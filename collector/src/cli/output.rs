@@ -7,6 +7,7 @@ use serde_json::Value;
 use terminal_size::{Width, terminal_size};
 
 use super::error::CliError;
+use crate::chain::chain;
 use crate::text::{Paint, clean};
 
 /// No terminal is narrower, and wider lines are hard to read.
@@ -71,8 +72,7 @@ impl Output<'_> {
 /// Tells an error with its causes, and what to do.
 #[expect(clippy::print_stderr, reason = "the one place where the verbs tell errors")]
 pub(super) fn complain(error: &CliError) {
-    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
-    let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    let text = chain(error);
     eprintln!("why502: {}\n{}", clean(&text), clean(&error.hint()));
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use why502_proto::v1;
 
+use crate::chain::chain;
 use crate::view::View;
 
 /// Cited facts by their id. One that is missing here is no longer stored, or the store did not answer: without the
@@ -18,7 +19,7 @@ pub(super) async fn cited(
     let ids: BTreeSet<String> = ids.cloned().collect();
     let facts = view.facts(&ids.into_iter().collect::<Vec<_>>()).await;
     if let Err(error) = &facts {
-        tracing::warn!(%error, "the facts of an explanation cannot be read");
+        tracing::warn!(error = %chain(&error), "the facts of an explanation cannot be read");
     }
     facts.unwrap_or_default().into_iter().map(|entry| (entry.id.clone(), entry)).collect()
 }

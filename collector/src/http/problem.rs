@@ -3,6 +3,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use crate::chain::chain;
 use crate::view::ViewError;
 
 /// An answer that is an error. `hint` says what to do; it is never empty.
@@ -71,9 +72,4 @@ impl IntoResponse for Problem {
         let kind = HeaderValue::from_static("application/problem+json");
         (self.status, [(header::CONTENT_TYPE, kind)], body).into_response()
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -1,14 +1,14 @@
 //! Whose facts explain a gateway: its own, and those of every host that its endpoints lead to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use why502_explain::Seen;
-use why502_proto::{Entity, Kind};
+use why502_proto::Kind;
 
 use crate::store::{Committed, Store, StoreError};
 
-/// Endpoints of one gateway that no configuration declares and only failures name. The declared ones are as
-/// many as the configuration has.
+/// Endpoints of one gateway that no configuration declares and only failures name, the newest. The declared ones are
+/// as many as the configuration has.
 const FELT_MAX: usize = 256;
 /// Addresses that somebody had; beyond it new ones are forgotten at once.
 const LOST_MAX: usize = 4096;
@@ -20,18 +20,21 @@ const HOSTS_PER_GATEWAY_MAX: usize = 256;
 pub struct Scopes {
     /// Hosts that have an address; several where it is not unique (bridges of containers).
     addresses: BTreeMap<String, BTreeSet<String>>,
+    /// The boot of each host that its addresses and endpoints are of.
+    hosts: BTreeMap<String, String>,
     /// Hosts that had an address which nobody has now: a gateway may still go there.
     lost: BTreeMap<String, BTreeSet<String>>,
-    hosts: BTreeSet<String>,
     gateways: BTreeMap<String, Gateway>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Gateway {
-    /// Addresses by the endpoint's entity.
-    declared: BTreeMap<String, Vec<String>>,
-    felt: BTreeSet<String>,
+    declared: BTreeMap<Declared, Vec<String>>,
+    felt: VecDeque<String>,
 }
+
+/// Instance, route and endpoint of a declaration, which leads to addresses.
+type Declared = (String, String, String);
 
 impl Scopes {
     /// What the current state says.
@@ -41,12 +44,11 @@ impl Scopes {
     pub async fn load(store: &Store) -> Result<Self, StoreError> {
         let mut scopes = Self::default();
         for host in store.hosts().await? {
-            scopes.hosts.insert(host.name);
+            scopes.hosts.insert(host.name, host.boot);
         }
         for about in ["host_address", "gateway", "endpoint"] {
             for seen in store.current_about(about).await? {
-                let entity = Entity::of(&seen.kind);
-                scopes.take(&seen, entity.as_ref());
+                scopes.take(&seen);
             }
         }
         Ok(scopes)
@@ -54,11 +56,32 @@ impl Scopes {
 
     /// Takes in what was stored. True if a scope may have changed by it.
     pub fn commit(&mut self, committed: &Committed) -> bool {
-        let mut changed = self.hosts.insert(committed.host.clone());
-        for (seen, entity) in &committed.facts {
-            changed |= self.take(seen, entity.as_ref());
+        let mut changed = false;
+        for (seen, _) in &committed.facts {
+            changed |= self.begin_boot(seen) | self.take(seen);
         }
         changed
+    }
+
+    /// An agent that speaks for another boot says all that is so anew.
+    fn begin_boot(&mut self, seen: &Seen) -> bool {
+        let (host, boot) = (&seen.id.host, &seen.id.boot);
+        match self.hosts.get(host) {
+            Some(known) if known == boot => return false,
+            Some(_) if !matches!(seen.kind, Kind::AgentStarted(_)) => return false,
+            Some(_) => {
+                self.addresses.retain(|_, hosts| {
+                    hosts.remove(host);
+                    !hosts.is_empty()
+                });
+                if let Some(gateway) = self.gateways.get_mut(host) {
+                    gateway.declared.clear();
+                }
+            }
+            None => {}
+        }
+        self.hosts.insert(host.clone(), boot.clone());
+        true
     }
 
     /// Gateways, by name.
@@ -86,13 +109,8 @@ impl Scopes {
         (!hosts.contains(gateway)).then_some(hosts)
     }
 
-    fn take(&mut self, seen: &Seen, entity: Option<&Entity>) -> bool {
+    fn take(&mut self, seen: &Seen) -> bool {
         let host = &seen.id.host;
-        let gateway = |gateways: &mut BTreeMap<String, Gateway>| -> bool {
-            let new = !gateways.contains_key(host);
-            gateways.entry(host.clone()).or_default();
-            new
-        };
         match &seen.kind {
             Kind::HostAddress(address) => {
                 self.addresses.entry(address.address.clone()).or_default().insert(host.clone())
@@ -103,31 +121,52 @@ impl Scopes {
                 if had && (self.lost.len() < LOST_MAX || self.lost.contains_key(address)) {
                     self.lost.entry(address.clone()).or_default().insert(host.clone());
                 }
+                let empty = self.addresses.get(address).is_some_and(BTreeSet::is_empty);
+                if empty {
+                    self.addresses.remove(address);
+                }
                 had
             }
-            Kind::GatewaySeen(_) => gateway(&mut self.gateways),
+            Kind::GatewaySeen(_) => {
+                let new = !self.gateways.contains_key(host);
+                self.gateways.entry(host.clone()).or_default();
+                new
+            }
+            Kind::GatewayGone(gone) => {
+                let Some(of) = self.gateways.get_mut(host) else { return false };
+                let before = of.declared.len();
+                of.declared.retain(|(instance, ..), _| *instance != gone.instance);
+                of.declared.len() != before
+            }
             Kind::EndpointDeclared(endpoint) => {
-                let Some(entity) = entity else { return false };
+                let name = declared(&endpoint.instance, &endpoint.route, &endpoint.endpoint);
                 let mut addresses = endpoint.addresses.clone();
                 addresses.push(endpoint.endpoint.clone());
                 let of = self.gateways.entry(host.clone()).or_default();
-                of.declared.insert(entity.name.clone(), addresses.clone()) != Some(addresses)
+                of.declared.insert(name, addresses.clone()) != Some(addresses)
             }
-            Kind::EndpointWithdrawn(_) => {
-                let Some(entity) = entity else { return false };
-                self.gateways
-                    .get_mut(host)
-                    .is_some_and(|of| of.declared.remove(&entity.name).is_some())
+            Kind::EndpointWithdrawn(gone) => {
+                let name = declared(&gone.instance, &gone.route, &gone.endpoint);
+                self.gateways.get_mut(host).is_some_and(|of| of.declared.remove(&name).is_some())
             }
             Kind::RequestFailed(failed) => {
-                let of = self.gateways.entry(host.clone()).or_default();
-                of.felt.len() < FELT_MAX
-                    && !failed.endpoint.is_empty()
-                    && of.felt.insert(failed.endpoint.clone())
+                let felt = &mut self.gateways.entry(host.clone()).or_default().felt;
+                if failed.endpoint.is_empty() || felt.contains(&failed.endpoint) {
+                    return false;
+                }
+                if felt.len() == FELT_MAX {
+                    felt.pop_front();
+                }
+                felt.push_back(failed.endpoint.clone());
+                true
             }
             _ => false,
         }
     }
+}
+
+fn declared(instance: &str, route: &str, endpoint: &str) -> Declared {
+    (instance.to_owned(), route.to_owned(), endpoint.to_owned())
 }
 
 /// Whether a fact tells something of `hosts`: the collector, which speaks of others, tells of all.
@@ -156,7 +195,7 @@ mod tests {
     use why502_proto::FactLine;
 
     use super::*;
-    use crate::incident::tests::committed;
+    use crate::incident::tests::{committed, committed_in};
 
     fn check(lines: &str, expect: &[&str]) {
         let mut scopes = Scopes::default();
@@ -199,6 +238,39 @@ mod tests {
              T+0.000 gw endpoint_declared instance=n route=/y endpoint=172.17.0.1:80",
             &["gw"],
         );
+    }
+
+    #[test]
+    fn the_newest_failures_lead_although_there_were_many() {
+        let mut lines = "T+0.000 app-1 host_address address=10.0.0.7 interface=eth0\n".to_owned();
+        for port in 0..FELT_MAX {
+            lines += &format!("T+0.000 gw request_failed endpoint=10.9.9.9:{port} count=1\n");
+        }
+        lines += "T+1.000 gw request_failed endpoint=10.0.0.7:80 count=1";
+        check(&lines, &["gw", "app-1"]);
+    }
+
+    #[test]
+    fn a_gateway_that_is_gone_leads_no_more() {
+        check(
+            "T+0.000 app-1 host_address address=10.0.0.7 interface=eth0
+             T+0.000 gw endpoint_declared instance=n route=/ endpoint=10.0.0.7:80
+             T+1.000 gw gateway_gone instance=n",
+            &["gw"],
+        );
+    }
+
+    #[test]
+    fn a_boot_ends_the_addresses_of_the_last_one() {
+        let mut scopes = Scopes::default();
+        let mut commit = |boot: &str, line: &str| {
+            scopes.commit(&committed_in(boot, 1, 0, line.parse().unwrap()));
+        };
+        commit("b1", "T+0.000 app-1 host_address address=10.0.0.7 interface=eth0");
+        commit("b1", "T+0.000 gw endpoint_declared instance=n route=/ endpoint=10.0.0.7:80");
+        commit("b2", "T+9.000 app-1 agent_started version=1");
+        commit("b2", "T+9.000 app-1 host_address address=10.0.0.8 interface=eth0");
+        assert_eq!(scopes.hosts_of("gw"), ["gw"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use why502_explain::Seen;
 use why502_proto::{Entity, Kind, v1};
 
 use super::presence::{Presences, SILENT_AFTER, Silence};
+use crate::chain::chain;
 use crate::clock::now_us;
 use crate::store::{Append, Arrived, Store, StoreError};
 
@@ -31,7 +32,7 @@ pub async fn watch_for_silence(
 ) {
     let expected = Instant::now() + GRACE.saturating_sub(SILENT_AFTER);
     if let Err(error) = remember(&store, &presences, &own_name, expected).await {
-        tracing::error!("the hosts of earlier runs are not watched: {error}");
+        tracing::error!("the hosts of earlier runs are not watched: {}", chain(&error));
     }
     let mut look = tokio::time::interval(LOOK);
     loop {
@@ -44,7 +45,7 @@ pub async fn watch_for_silence(
             && let Err(error) = tell(&store, &own_name, &silences).await
         {
             // The store is closed or damaged, and the program about to end.
-            tracing::error!("silences of hosts are not stored: {error}");
+            tracing::error!("silences of hosts are not stored: {}", chain(&error));
         }
     }
 }

@@ -191,8 +191,8 @@ fn seeing<'a>(
     }
 }
 
-/// How a connection comes to the service: packets of a gateway on the same host come by loopback, and
-/// were followed only for addresses of that.
+/// How a connection comes to the service: packets of a gateway on the same host come by loopback,
+/// and were followed only for addresses of that.
 fn followed(place: Place<'_>, host: &str) -> bool {
     host != place.gateway || place.address.tcp().is_some_and(|address| address.ip().is_loopback())
 }

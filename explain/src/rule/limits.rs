@@ -83,7 +83,8 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "disk_full.gateway_temp",
         summary: "the gateway cannot write its temporary files: the file system is full",
-        doc: "\"No space left on device\" (28) while it buffers an answer or a request: clients get 500 or a cut answer.",
+        doc: "\"No space left on device\" (28) while it buffers an answer or a request: \
+              clients get 500 or a cut answer.",
         check: "df -h; df -i",
         fix: "make room on {host} where the gateway keeps its temporary files",
         applies_to: |effect| {
@@ -94,7 +95,8 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
-/// The last of them before the failure; else the first that came soon after, from somebody who was asked by it.
+/// The last of them before the failure; else the first that came soon after, from somebody who was
+/// asked by it.
 fn nearest<'a, T>(
     all: impl Iterator<Item = Said<'a, T>>,
     during: Window,

@@ -5,7 +5,7 @@ use why502_proto::v1::{EndpointWithdrawn, GatewaySeen, Source};
 use super::Rule;
 use super::listener::{Gap, declaration, gap, same_port};
 use super::owner::Owner;
-use super::process::{STARTING_MAX_US, just_closed};
+use super::starting::{STARTING_MAX_US, just_closed};
 use super::words::{clock, list};
 use crate::address::Address;
 use crate::effect::{Effect, Tie};

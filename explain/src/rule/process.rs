@@ -4,7 +4,8 @@ use why502_proto::v1::{Source, UnitState};
 
 use super::Rule;
 use super::owner::{Owner, owner};
-use super::words::{between, clock, duration_ms};
+use super::starting::{just_began, just_closed, listens_since, starting_slow};
+use super::words::{clock, duration_ms};
 use crate::Seen;
 use crate::effect::{Effect, WORDS_LATE_US};
 use crate::snapshot::{Death, Listening, Planned, Run, Said, Snapshot, Window};
@@ -12,13 +13,6 @@ use crate::verdict::{Blind, Cause, Confidence, Verdict, blind};
 
 /// A connection that was there is lost within this of the end of the process that held it.
 const LOST_NEAR_US: i64 = 2_000_000;
-/// A port closes before its process is gone; the end is told within this, by whoever tells it.
-const END_TOLD_US: i64 = 1_500_000;
-/// A process that has not bound its port after so long does not merely start.
-pub(super) const STARTING_MAX_US: i64 = 60_000_000;
-/// A service that is restarted takes about so long to bind: only beyond it is its start the slow part.
-const STARTING_NORMAL_US: i64 = 1_000_000;
-
 pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "process.not_running",
@@ -147,7 +141,8 @@ fn unit_gone<'a>(
     let unit = owner.unit;
     let before = || snapshot.main_deaths(host, unit, during.at_us).next_back().or(owner.death);
     let (death, state) = match snapshot.run(host, unit, during.at_us, during.to_us) {
-        // It has only just begun again, and a start takes its time: what ended it before is the question.
+        // It has only just begun again, and a start takes its time: what ended it before is the
+        // question.
         Run::Up { since_us, .. }
             if just_began(before(), since_us, during)
                 && !listens_since(snapshot, host, unit, since_us, during) =>
@@ -196,35 +191,6 @@ fn unit_gone<'a>(
         ));
     }
     cause.explained()
-}
-
-/// The unit has opened a socket since, of whatever address.
-fn listens_since(
-    snapshot: &Snapshot,
-    host: &str,
-    unit: &str,
-    since_us: i64,
-    during: Window,
-) -> bool {
-    snapshot
-        .listeners(host)
-        .iter()
-        .any(|l| l.unit == unit && l.from_us >= since_us && l.open_at(during.at_us) && l.netns == 0)
-}
-
-/// The socket of a process that is said to run closed so recently that news of the process may still be on their way.
-pub(super) fn just_closed(snapshot: &Snapshot, owner: &Owner<'_>, since_us: i64) -> bool {
-    owner.listener.is_some_and(|l| {
-        l.to_us != i64::MAX
-            && l.to_us >= since_us
-            && snapshot.now_us().saturating_sub(l.to_us) < END_TOLD_US
-    })
-}
-
-fn just_began(before: Option<&Death>, since_us: i64, during: Window) -> bool {
-    let up_us = during.at_us.saturating_sub(since_us);
-    let gone = before.is_some_and(|death| since_us.saturating_sub(death.at_us) <= STARTING_MAX_US);
-    up_us < STARTING_NORMAL_US && gone
 }
 
 /// Words and next question for a unit that does not run.
@@ -356,45 +322,4 @@ fn ended_in_flight<'a>(
         return cause.because([job.seen]).explained();
     }
     cause.next(Effect::Down { host, unit: owner.unit, death: Some(death), during }).explained()
-}
-
-fn starting_slow<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'a> {
-    let Effect::NothingListens { place, during } = *effect else { return Verdict::NoSign };
-    let Some(host) = place.host() else { return Verdict::NoSign };
-    let Listening::Gap { proof: gap, .. } = snapshot.listening(host, place.address, during) else {
-        return Verdict::NoSign;
-    };
-    let Some(owner) = owner(snapshot, host, place.address, during) else { return Verdict::NoSign };
-    if owner.unit.is_empty() {
-        return Verdict::NoSign;
-    }
-    let unit = owner.unit;
-    let run = snapshot.run(host, unit, during.at_us, during.to_us);
-    let (Run::Up { since_us, proof, .. } | Run::Starting { since_us, proof }) = run else {
-        return Verdict::NoSign;
-    };
-    let up_us = during.at_us.saturating_sub(since_us);
-    let listens = listens_since(snapshot, host, unit, since_us, during);
-    if just_closed(snapshot, &owner, since_us) || up_us > STARTING_MAX_US || listens {
-        return Verdict::NoSign;
-    }
-    let before = snapshot.main_deaths(host, unit, since_us.max(during.from_us)).next_back();
-    let what = format!(
-        "{unit} on {host} has been starting for {} and does not listen yet",
-        between(since_us, during.at_us)
-    );
-    let cause = Cause::new(host, since_us, Confidence::Proven, what.clone())
-        .text(format!("{what}: it runs since {}.", clock(since_us)))
-        .because([proof, gap])
-        .name("unit", unit);
-    if just_began(before, since_us, during) {
-        return Verdict::NoSign;
-    }
-    let planned = before.and_then(|death| snapshot.planned(host, death));
-    match (before, planned) {
-        (Some(death), None) if since_us - death.at_us <= STARTING_MAX_US && death.abnormal() => {
-            cause.next(Effect::Down { host, unit, death: Some(death), during }).explained()
-        }
-        _ => cause.explained(),
-    }
 }

@@ -4,22 +4,27 @@ use why502_proto::v1;
 
 use super::{Death, Said, Seen, Snapshot};
 
-/// Deaths of one unit that follow each other within this belong to one series: the longest RestartSec= in common use is
-/// 30 s.
+/// Deaths of one unit that follow each other within this belong to one series: the longest
+/// RestartSec= in common use is 30 s.
 const SERIES_GAP_US: i64 = 60_000_000;
 /// A stop job kills what did not end by itself after TimeoutStopSec=, 90 s by default.
 const STOP_TIMEOUT_US: i64 = 95_000_000;
-/// systemd's own facts come this late: D-Bus signals of one transaction are held back for some 100 ms.
+/// systemd's own facts come this late: D-Bus signals of one transaction are held back for some 100
+/// ms.
 const UNIT_LAG_US: i64 = 1_000_000;
-/// How long systemd may take from the order to the death when nothing resists, and how far stamps differ.
+/// How long systemd may take from the order to the death when nothing resists, and how far stamps
+/// differ.
 const ORDER_SLACK_US: i64 = 500_000;
+/// Lifetimes are told in milliseconds, and two sources date two ends.
+const LIFETIME_UNIT_US: i64 = 5_000;
 
 /// Whether a unit's main process runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Run<'a> {
     /// Since this fact.
     Up { since_us: i64, pid: u32, proof: &'a Seen },
-    /// systemd waits for something before it runs the main process, or for it to say that it is ready.
+    /// systemd waits for something before it runs the main process, or for it to say that it is
+    /// ready.
     Starting { since_us: i64, proof: &'a Seen },
     /// It ended, if its end was seen.
     Down { death: Option<&'a Death>, proof: Option<&'a Seen> },
@@ -79,6 +84,16 @@ impl Snapshot {
             .filter(|start| start.what.unit == unit && start.at_us() <= at_us)
             .filter(|start| !self.ended(host, start.what, at_us))
             .find(|start| after_death(start.at_us()));
+        // What runs before the main process does (ExecStartPre=) is of the unit too.
+        let waits = |state: &Said<'a, v1::UnitState>| {
+            state.what.active == "activating"
+                && state.what.sub != "auto-restart"
+                && state.what.main_pid == 0
+                && after_death(state.at_us())
+        };
+        let starting = state.filter(waits);
+        let started =
+            started.filter(|start| starting.is_none_or(|state| state.at_us() < start.at_us()));
         if let Some(start) = started {
             let since_us = if start.what.existing { i64::MIN } else { start.at_us() };
             return Run::Up { since_us, pid: start.what.pid, proof: start.seen };
@@ -97,8 +112,7 @@ impl Snapshot {
             let since_us = if since.what.existing { i64::MIN } else { since.at_us() };
             return Run::Up { since_us, pid: what.main_pid, proof: since.seen };
         }
-        let waits = what.active == "activating" && what.sub != "auto-restart";
-        if waits && what.main_pid == 0 && after_death(state.at_us()) {
+        if waits(&state) {
             return Run::Starting { since_us: state.at_us(), proof: state.seen };
         }
         if what.active == "active" && death.is_none() {
@@ -156,7 +170,8 @@ impl Snapshot {
             return None;
         }
         let earliest = death.at_us - STOP_TIMEOUT_US;
-        // Whoever is told to stop ends well, or by SIGTERM; only then may the order be told after the end.
+        // Whoever is told to stop ends well, or by SIGTERM; only then may the order be told after
+        // the end.
         let told = !death.abnormal() && death.how_known();
         let lag_us = if told { UNIT_LAG_US } else { 0 };
         let started_us = death
@@ -167,7 +182,8 @@ impl Snapshot {
             .on::<v1::UnitJob>(host)
             .filter(|job| job.what.unit == death.unit)
             .filter(|job| matches!(job.what.job.as_str(), "stop" | "restart" | "try-restart"))
-            // systemd's own Restart= is a job as well: it follows an end, and does not bring it about.
+            // systemd's own Restart= is a job as well: it follows an end, and does not bring it
+            // about.
             .filter(|job| !job.what.by.starts_with("systemd ("))
             .filter(|job| earliest <= job.at_us() && job.at_us() <= death.at_us + lag_us)
             // A process that was born of the job did not die of it.
@@ -200,13 +216,15 @@ impl Snapshot {
         if job.what.job == "stop" {
             return started_us != i64::MIN && started_us > job.at_us() + ORDER_SLACK_US;
         }
-        if started_us != i64::MIN {
-            // The old process is older than the order; the new one is younger, even by a little.
-            return started_us > job.at_us();
+        let earlier = |earlier: &&Death| earlier.at_us >= job.at_us() - ORDER_SLACK_US;
+        let mut earlier = self.main_deaths(host, &death.unit, death.at_us - 1).filter(earlier);
+        if started_us == i64::MIN {
+            // No age is known: the first death after the order is the old process's.
+            return earlier.next().is_some();
         }
-        // No age is known: the first death after the order is the old process's.
-        self.main_deaths(host, &death.unit, death.at_us - 1)
-            .any(|earlier| earlier.at_us >= job.at_us() - ORDER_SLACK_US)
+        // The old process is older than the order; the new one is younger, or at least than the old
+        // one's end: the order may be heard of late.
+        started_us > job.at_us() || earlier.any(|old| old.at_us <= started_us + LIFETIME_UNIT_US)
     }
 
     /// A start job that followed a stop soon: together they are a restart.

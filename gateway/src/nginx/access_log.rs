@@ -47,6 +47,8 @@ pub struct AccessLine {
     pub peer: Option<String>,
     /// What that peer answered; `Some(0)`: nothing.
     pub upstream_status: Option<u16>,
+    /// Whether there was a connection to that peer.
+    pub connected: Option<bool>,
     /// Whether that peer sent a header.
     pub header: Option<bool>,
     /// How long that peer took.
@@ -126,7 +128,42 @@ impl Format {
     }
 }
 
-fn set(line: &mut AccessLine, name: &str, value: &str) {
+/// The predefined format, with anything behind it; what is written there as `name=value` with a usual name counts.
+pub fn combined(line: &str) -> Option<AccessLine> {
+    // Most lines of other formats end here.
+    let open = line.find(" [")?;
+    let close = open + line[open..].find("] \"")?;
+    let mut read = AccessLine::default();
+    set(&mut read, "remote_addr", line[..open].split(' ').next().unwrap_or(""));
+    set(&mut read, "time_local", &line[open + 2..close]);
+    read.at_us?;
+    let rest = &line[close + 3..];
+    let end = rest.find("\" ")?;
+    set(&mut read, "request", &rest[..end]);
+    let mut words = rest[end + 2..].splitn(3, ' ');
+    set(&mut read, "status", words.next()?);
+    let bytes = words.next()?;
+    if !(100..600).contains(&read.status) || !bytes.bytes().all(|b| b.is_ascii_digit() || b == b'-')
+    {
+        return None;
+    }
+    for (name, value) in words.next().unwrap_or("").split(' ').filter_map(|w| w.split_once('=')) {
+        let name = match name {
+            "upstream" | "ua" | "upstream_addr" => "upstream_addr",
+            "us" | "upstream_status" => "upstream_status",
+            "uct" | "upstream_connect_time" => "upstream_connect_time",
+            "uht" | "upstream_header_time" => "upstream_header_time",
+            "urt" | "upstream_time" | "upstream_response_time" => "upstream_response_time",
+            "host" | "server_name" => name,
+            _ => continue,
+        };
+        set(&mut read, name, value.trim_matches(['"', ',']));
+    }
+    Some(read)
+}
+
+/// Takes the value of a variable.
+pub(super) fn set(line: &mut AccessLine, name: &str, value: &str) {
     let path = |text: &str| text.split(['?', '#']).next().unwrap_or("").to_owned();
     match name {
         "status" => line.status = value.parse().unwrap_or(0),
@@ -150,6 +187,7 @@ fn set(line: &mut AccessLine, name: &str, value: &str) {
         "msec" => line.at_us = seconds(value).map(|ms| i64::try_from(ms).unwrap_or(0) * 1000),
         "upstream_addr" => line.peer = Some(error_log::peer(last(value))),
         "upstream_status" => line.upstream_status = Some(last(value).parse().unwrap_or(0)),
+        "upstream_connect_time" => line.connected = Some(seconds(last(value)).is_some()),
         "upstream_header_time" => line.header = Some(seconds(last(value)).is_some()),
         "upstream_response_time" => line.response_ms = seconds(last(value)),
         _ => {}

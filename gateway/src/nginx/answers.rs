@@ -101,11 +101,21 @@ pub fn count(
     instance: &str,
     relayed: bool,
 ) -> v1::RequestCounts {
+    count_of(line, &location.route, instance, relayed)
+}
+
+/// The count of one answer of a route.
+pub fn count_of(
+    line: &AccessLine,
+    route: &str,
+    instance: &str,
+    relayed: bool,
+) -> v1::RequestCounts {
     let is = |range: std::ops::Range<u16>| u32::from(range.contains(&line.status));
     v1::RequestCounts {
         gateway: NAME.to_owned(),
         instance: instance.to_owned(),
-        route: location.route.clone(),
+        route: route.to_owned(),
         endpoint: line.peer.clone().filter(|peer| is_address(peer)).unwrap_or_default(),
         period_ms: 0,
         informational: is(100..200),
@@ -146,6 +156,7 @@ pub fn failure(line: &AccessLine, location: &Location, instance: &str) -> v1::Re
     }
 }
 
-fn is_address(peer: &str) -> bool {
+/// Whether a peer was chosen, and is not only the name of a group.
+pub fn is_address(peer: &str) -> bool {
     peer.starts_with("unix:") || peer.parse::<std::net::SocketAddr>().is_ok()
 }

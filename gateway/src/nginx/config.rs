@@ -24,7 +24,7 @@ use crate::place::{Place, Problem};
 const LOCATION_DEPTH_MAX: usize = 32;
 
 /// What requests meet.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Config {
     /// In the order of the file: the first of a name wins.
     pub servers: Vec<Server>,
@@ -66,7 +66,7 @@ pub struct LogFormat {
 }
 
 /// A `server` block.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Server {
     /// As the error log names it: the first name, without a leading dot.
     pub name: String,
@@ -89,7 +89,7 @@ pub struct Server {
 }
 
 /// A `location`, or a stream server as a whole.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Location {
     /// Which paths.
     pub matcher: Matcher,
@@ -106,7 +106,7 @@ pub struct Location {
 }
 
 /// Which paths a location takes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Matcher {
     /// `location = /path`
     Exact(String),

@@ -5,12 +5,15 @@
 //! parts are found from the left, each ending where nginx's own text must go on. nginx cuts a line at 2048 bytes: the
 //! last parts may be missing.
 
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
 use super::pass::plain;
 
 /// A line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ErrorLine<'a> {
-    /// "2026/11/24 13:46:09", local time.
+    /// "2026/11/24 13:46:09", local time; "": something between took it off.
     pub stamp: &'a str,
     /// "error", "crit", "alert", "warn", ...
     pub level: &'a str,
@@ -46,15 +49,16 @@ const ACTIONS: [&str; 8] = [
     "proxying connection",
 ];
 
+/// `ngx_log.c`
+const LEVELS: [&str; 8] = ["emerg", "alert", "crit", "error", "warn", "notice", "info", "debug"];
+
 /// Reads a line; `None`: it is none of nginx's, or the continuation of one.
 pub fn parse(line: &str) -> Option<ErrorLine<'_>> {
-    let stamp = line.get(..19)?;
-    let shape = stamp.bytes().zip(b"0000/00/00 00:00:00").all(|(byte, like)| match like {
-        b'0' => byte.is_ascii_digit(),
-        _ => byte == *like,
-    });
-    let rest = line[19..].strip_prefix(" [").filter(|_| shape)?;
-    let (level, rest) = rest.split_once("] ")?;
+    let (stamp, rest) = stamped(line).unwrap_or(("", line));
+    let (level, rest) = rest.strip_prefix('[')?.split_once("] ")?;
+    if !LEVELS.contains(&level) {
+        return None;
+    }
     let (pid, rest) = rest.split_once('#')?;
     let (_, rest) = rest.split_once(": ")?;
     let text = match rest.strip_prefix('*').and_then(|rest| rest.split_once(' ')) {
@@ -65,6 +69,25 @@ pub fn parse(line: &str) -> Option<ErrorLine<'_>> {
     let parts = message(text, &mut parsed);
     context(parts, &mut parsed);
     Some(parsed)
+}
+
+fn stamped(line: &str) -> Option<(&str, &str)> {
+    let (stamp, rest) = line.split_at_checked(19)?;
+    let shape = stamp.bytes().zip(b"0000/00/00 00:00:00").all(|(byte, like)| match like {
+        b'0' => byte.is_ascii_digit(),
+        _ => byte == *like,
+    });
+    Some((stamp, rest.strip_prefix(' ').filter(|_| shape)?))
+}
+
+/// Microseconds since 1970 of a stamp.
+pub fn micros(stamp: &str, zone: &TimeZone) -> Option<i64> {
+    let number = |from: usize, to: usize| stamp.get(from..to)?.parse::<i8>().ok();
+    let year = stamp.get(0..4)?.parse().ok()?;
+    let (month, day) = (number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    let time = DateTime::new(year, month, day, hour, minute, second.min(59), 0).ok()?;
+    Some(zone.to_ambiguous_timestamp(time).compatible().ok()?.as_microsecond())
 }
 
 /// Takes message and action; returns what follows ", client: ".
@@ -197,6 +220,21 @@ mod tests {
         assert_eq!(parse("PHP message: PHP Warning"), None);
         assert_eq!(parse("2026/11/24 13:46:09"), None);
         assert_eq!(parse("2026/11/24T13:46:09 [error] 8#8: x"), None);
+    }
+
+    #[test]
+    fn without_a_stamp() {
+        let line = parse("[error] 12#12: *1 connect() failed (111: Connection refused) while connecting to upstream").unwrap();
+        assert_eq!((line.stamp, line.pid, line.action), ("", 12, "connecting to upstream"));
+        assert_eq!(parse("[error] 12: x"), None);
+        assert_eq!(parse("[proxy:error] [pid 12#12: x] y"), None);
+    }
+
+    #[test]
+    fn times() {
+        let us = micros("2026/11/24 13:46:09", &TimeZone::UTC);
+        assert_eq!(us, Some(1_795_527_969_000_000));
+        assert_eq!(micros("2026/13/24 13:46:09", &TimeZone::UTC), None);
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct Daemon {
     seen: Option<v1::GatewaySeen>,
     declared: BTreeMap<(String, String), v1::EndpointDeclared>,
     problems: BTreeSet<Problem>,
+    /// Peers that it said it does not ask.
+    disabled: Vec<v1::EndpointDisabled>,
     stamp: Vec<Option<(u64, i64)>>,
 }
 
@@ -73,6 +75,7 @@ impl Daemon {
             seen: None,
             declared: BTreeMap::new(),
             problems: BTreeSet::new(),
+            disabled: Vec::new(),
             stamp: Vec::new(),
         }
     }
@@ -133,14 +136,16 @@ impl Daemon {
         self.tell_seen(observer);
         // What needs no name, and no answer of the gateway, is told before anybody waits.
         self.tell_declared(observer, false);
-        self.ask(true).await;
+        if self.ask(true).await {
+            self.place_asked(observer, lines);
+        }
         self.resolve().await;
         self.tell_declared(observer, true);
         self.tell_problems(observer);
     }
 
     /// Looks whether it is as it was taken.
-    pub async fn look(&mut self, roots: &Roots, observer: &Observer) -> Look {
+    pub async fn look(&mut self, roots: &Roots, observer: &Observer, lines: &JournalLines) -> Look {
         if self.leader.is_none() {
             return if self.stamps() == self.stamp { Look::Same } else { Look::Changed };
         }
@@ -153,6 +158,7 @@ impl Daemon {
             return Look::Reloaded;
         }
         if self.ask(false).await {
+            self.place_asked(observer, lines);
             self.resolve().await;
             self.tell_declared(observer, true);
         }
@@ -196,6 +202,21 @@ impl Daemon {
         for fact in self.effective.endpoints.iter_mut().filter(unknown) {
             fact.addresses = resolved.get(&fact.endpoint).cloned().unwrap_or_default();
         }
+    }
+
+    /// Takes logs that only the gateway knew of, and tells which peers it does not ask.
+    fn place_asked(&mut self, observer: &Observer, lines: &JournalLines) {
+        if !self.effective.logs.is_empty() {
+            self.place_logs(lines);
+            self.tell_seen(observer);
+        }
+        let disabled = std::mem::take(&mut self.effective.disabled);
+        for fact in &disabled {
+            if !self.disabled.contains(fact) {
+                observer.observe(Kind::EndpointDisabled(fact.clone()));
+            }
+        }
+        self.disabled = disabled;
     }
 
     /// Gives each log to who reads it.

@@ -77,7 +77,7 @@ impl Daemons {
     async fn look(&mut self, roots: &Roots, observer: &Observer) -> bool {
         let mut taken = false;
         for daemon in self.all.values_mut() {
-            match daemon.look(roots, observer).await {
+            match daemon.look(roots, observer, &self.journal).await {
                 Look::Same => {}
                 Look::Changed => {
                     daemon.retake(roots, observer, &self.journal).await;

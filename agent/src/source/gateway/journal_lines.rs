@@ -10,15 +10,18 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 use why502_gateway::effective::Target;
 use why502_gateway::kind::KINDS;
-use why502_gateway::lines::Lines;
+use why502_gateway::lines::{Lines, What};
 use why502_gateway::nginx;
-use why502_proto::Kind;
+use why502_proto::{Kind, v1};
 
 use super::gathered::Gathered;
 use crate::clock::Moment;
 
 /// Lines that may wait until the gateways are known: seconds of a loaded one. At the bound the oldest go.
 const WAITING_MAX: usize = 4096;
+
+/// Crashed workers that may wait for the next look at the workers, every 2 s.
+const CRASHED_MAX: usize = 1024;
 
 /// A line in the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +81,7 @@ struct Inner {
     /// `None`: the gateways are known.
     waiting: RefCell<Waiting>,
     reloaded: RefCell<BTreeSet<String>>,
+    crashed: RefCell<BTreeSet<(String, u32)>>,
     changed: Notify,
 }
 
@@ -118,15 +122,25 @@ impl JournalLines {
         let mut told = Vec::new();
         for reader in self.0.readers.borrow_mut().iter_mut().filter(|reader| reader.takes(line)) {
             reader.lines.read(&line.text, &mut told);
-            for mut told in told.drain(..) {
-                // The journal knows better than a stamp in seconds, and better than one of another process's clock.
-                told.at_us = None;
+            // The journal knows better than a stamp in seconds; but Envoy keeps lines for up to 10 s.
+            for told in told.drain(..) {
+                if let What::Event(event) = &told.what {
+                    let mut crashed = self.0.crashed.borrow_mut();
+                    if event.event() == v1::AppEvent::WorkerCrashed && crashed.len() < CRASHED_MAX {
+                        crashed.insert((reader.instance.clone(), event.pid));
+                    }
+                }
                 if self.0.gathered.borrow_mut().add(told, at) {
                     self.0.reloaded.borrow_mut().insert(reader.instance.clone());
                     self.0.changed.notify_one();
                 }
             }
         }
+    }
+
+    /// Workers that crashed, by instance, since this was asked last.
+    pub fn crashed(&self) -> BTreeSet<(String, u32)> {
+        std::mem::take(&mut self.0.crashed.borrow_mut())
     }
 
     /// Instances that said they took their configuration anew; waits for one.

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use crate::clock::Moment;
@@ -15,16 +14,6 @@ const FRESH_US: i64 = 2_000_000;
 pub fn zone(root: &Path) -> TimeZone {
     let bytes = fs::read(why502_gateway::files::below(root, Path::new("/etc/localtime")));
     bytes.ok().and_then(|bytes| TimeZone::tzif("local", &bytes).ok()).unwrap_or(TimeZone::UTC)
-}
-
-/// Microseconds since 1970 of "2026/11/24 13:46:09".
-pub fn error_log_us(stamp: &str, zone: &TimeZone) -> Option<i64> {
-    let number = |from: usize, to: usize| stamp.get(from..to)?.parse::<i8>().ok();
-    let year = stamp.get(0..4)?.parse().ok()?;
-    let (month, day) = (number(5, 7)?, number(8, 10)?);
-    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    let time = DateTime::new(year, month, day, hour, minute, second.min(59), 0).ok()?;
-    Some(zone.to_ambiguous_timestamp(time).compatible().ok()?.as_microsecond())
 }
 
 /// When a line with the stamp `second_us` happened that was read at `now`.
@@ -42,10 +31,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn local_seconds_and_fresh_lines() {
-        let us = error_log_us("2026/11/24 13:46:09", &TimeZone::UTC).unwrap();
-        assert_eq!(us, 1_795_527_969_000_000);
-        assert_eq!(error_log_us("2026/13/24 13:46:09", &TimeZone::UTC), None);
+    fn seconds_and_fresh_lines() {
+        let us = 1_795_527_969_000_000;
         let now = Moment { boottime_us: 90_000_000, realtime_us: us + 1_300_000 };
         assert_eq!(moment(Some(us), now), now);
         let late = Moment { boottime_us: 90_000_000, realtime_us: us + 10_000_000 };

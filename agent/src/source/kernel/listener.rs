@@ -12,8 +12,8 @@ use super::owner::HOLDERS_MAX;
 use super::process::Process;
 use crate::source::sock_diag::Socketed;
 
-/// Listeners kept at once, some 300 B each.
-const LISTENERS_MAX: usize = 8192;
+/// Listeners kept at once, some 300 B each. Beyond it the source is blind.
+pub(super) const LISTENERS_MAX: usize = 8192;
 /// Closed listeners kept for the exit of their owner, which may be seen a moment later.
 const CLOSED_MAX: usize = 256;
 /// How long.
@@ -59,6 +59,8 @@ struct Queue {
 pub(super) struct Listeners {
     open: BTreeMap<(u64, u64), Listener>,
     closed: VecDeque<(u64, Listener)>,
+    /// The last look at the agent's own namespace found more than are kept.
+    pub(super) overfull: bool,
     /// The first listing of a namespace is over.
     listed: BTreeSet<u64>,
     /// What is listed for the first time until then existed when the agent began to look.
@@ -74,6 +76,7 @@ impl Listeners {
         let mut gone: BTreeSet<u64> =
             self.open.range((netns, 0)..=(netns, u64::MAX)).map(|((_, inode), _)| *inode).collect();
         let mut changed = false;
+        let mut overfull = false;
         for socket in found {
             gone.remove(&socket.inode);
             if let Some(listener) = self.open.get_mut(&(netns, socket.inode)) {
@@ -83,7 +86,12 @@ impl Listeners {
             } else if self.open.len() < LISTENERS_MAX {
                 changed = true;
                 self.open.insert((netns, socket.inode), Listener::new(netns, socket, existing));
+            } else {
+                overfull = true;
             }
+        }
+        if netns == 0 {
+            self.overfull = overfull;
         }
         changed |= !gone.is_empty();
         for inode in gone {
@@ -332,6 +340,19 @@ mod tests {
                 listener_opened address=0.0.0.0:80 uid=33 queue_limit=2 inode=6
             "#]],
         );
+    }
+
+    #[test]
+    fn more_than_can_be_kept_is_known_to_be_more() {
+        let mut listeners = Listeners::default();
+        let mut facts = Facts::new(Moment { boottime_us: 1_000_000, realtime_us: 0 });
+        let all: Vec<_> = (1..=LISTENERS_MAX as u64 + 1).map(|n| socket(80, n, 0)).collect();
+        for found in [&all[..], &all[1..]] {
+            listeners.look(0, found.to_vec(), &mut facts);
+            assert!(listeners.overfull, "the last one has no place yet");
+        }
+        listeners.look(0, all[1..].to_vec(), &mut facts);
+        assert!(!listeners.overfull);
     }
 
     #[test]

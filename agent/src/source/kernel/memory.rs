@@ -2,7 +2,7 @@
 //!
 //! Pure: takes readings and says facts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use why502_proto::{Kind, v1};
 
@@ -12,6 +12,10 @@ use crate::source::cgroup::of_path;
 
 /// Cgroups kept at once, some 400 B each.
 const CGROUPS_MAX: usize = 1024;
+/// Removed cgroups that are still known, and for how long: the kernel's line about a kill may be read after systemd has
+/// removed the cgroup.
+const GONE_MAX: usize = 64;
+const GONE_KEPT_US: u64 = 2_000_000;
 /// `memory_limit` is said when the use passes one of these shares of the limit.
 const STEPS_PERCENT: [u64; 3] = [80, 90, 95];
 /// `memory_limit_reached` at most once in this time for each cgroup.
@@ -24,6 +28,8 @@ pub(super) struct Cgroup {
     /// Tells a cgroup from an earlier one of the same path.
     pub(super) inode: u64,
     pub(super) last: Reading,
+    /// When that was.
+    pub(super) read_us: u64,
     /// How many of [`STEPS_PERCENT`] the use was above when it was said last.
     step: usize,
     said_limit: Option<u64>,
@@ -36,6 +42,8 @@ pub(super) struct Cgroup {
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     cgroups: BTreeMap<String, Cgroup>,
+    /// Removed ones: when that was noticed.
+    gone: VecDeque<(u64, Cgroup)>,
 }
 
 impl Memory {
@@ -43,12 +51,21 @@ impl Memory {
         self.cgroups.get(path)
     }
 
+    /// The cgroup that is at `path`, or was until a moment before `at_us`.
+    pub(super) fn get_late(&self, path: &str, at_us: u64) -> Option<&Cgroup> {
+        let late = |(gone_us, cgroup): &&(u64, Cgroup)| {
+            cgroup.place.path == path && gone_us + GONE_KEPT_US >= at_us
+        };
+        let gone = || self.gone.iter().rev().find(late).map(|(_, cgroup)| cgroup);
+        self.get(path).or_else(gone)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Cgroup> {
         self.cgroups.values()
     }
 
     /// From here on a cgroup matters. `begun` is what its counters stood at before anything was missed.
-    pub(super) fn watch(&mut self, place: Place, inode: u64, begun: Reading) -> bool {
+    pub(super) fn watch(&mut self, place: Place, inode: u64, begun: Reading, now_us: u64) -> bool {
         if self.cgroups.get(&place.path).is_some_and(|known| known.inode == inode) {
             return false;
         }
@@ -58,6 +75,7 @@ impl Memory {
         let cgroup = Cgroup {
             inode,
             last: begun,
+            read_us: now_us,
             step: 0,
             said_limit: None,
             reached_said_us: 0,
@@ -68,15 +86,20 @@ impl Memory {
         true
     }
 
-    /// The cgroup is gone.
-    pub(super) fn forget(&mut self, path: &str) {
-        self.cgroups.remove(path);
+    /// The cgroup is gone, with what its counters showed last.
+    pub(super) fn forget(&mut self, path: &str, now_us: u64) {
+        let Some(cgroup) = self.cgroups.remove(path) else { return };
+        if self.gone.len() == GONE_MAX {
+            self.gone.pop_front();
+        }
+        self.gone.push_back((now_us, cgroup));
     }
 
     /// A new reading of a cgroup, taken at `at_us`.
     pub(super) fn read(&mut self, path: &str, reading: Reading, at_us: u64, facts: &mut Facts) {
         let Some(cgroup) = self.cgroups.get_mut(path) else { return };
         let before = std::mem::replace(&mut cgroup.last, reading);
+        cgroup.read_us = at_us;
         cgroup.say_limit(facts);
         cgroup.say_reached(before, at_us, facts);
         let killed = reading.oom_kill.saturating_sub(before.oom_kill);
@@ -194,9 +217,9 @@ mod tests {
         let mut facts = Facts::new(Moment { boottime_us: 100_000_000, realtime_us: 0 });
         let place = |path: &str| Place { version: Version::V1, path: path.to_owned() };
         if let Some(slice) = slice {
-            memory.watch(place("/app.slice"), 1, slice);
+            memory.watch(place("/app.slice"), 1, slice, 0);
         }
-        memory.watch(place("/app.slice/api.service"), 2, readings[0]);
+        memory.watch(place("/app.slice/api.service"), 2, readings[0], 0);
         for (at, reading) in (10..).zip(readings) {
             memory.read("/app.slice/api.service", *reading, at * 1_000_000, &mut facts);
         }
@@ -252,5 +275,19 @@ mod tests {
                 memory_limit_reached cgroup=/app.slice/api.service unit=api.service max_count=1 limit_bytes=1000
             "#]],
         );
+    }
+
+    #[test]
+    fn a_removed_cgroup_is_known_for_a_moment() {
+        let mut memory = Memory::default();
+        let limit = Reading { limit: Some(64 << 20), ..Reading::default() };
+        let place = |path: &str| Place { version: Version::V2, path: path.into() };
+        memory.watch(place("/app.slice/api.service"), 2, limit, 1_000_000);
+        memory.forget("/app.slice/api.service", 5_000_000);
+        assert!(memory.get("/app.slice/api.service").is_none());
+        let late = |at_us| memory.get_late("/app.slice/api.service", at_us);
+        assert_eq!(late(5_100_000).and_then(|cgroup| cgroup.last.limit), Some(64 << 20));
+        assert!(late(8_000_000).is_none(), "it may be another's by then");
+        assert!(memory.get_late("/app.slice/api", 5_100_000).is_none());
     }
 }

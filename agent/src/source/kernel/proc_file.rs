@@ -109,6 +109,14 @@ pub(super) fn pids(proc: &Path) -> io::Result<Vec<u32>> {
     Ok(pids)
 }
 
+/// Whether this number belongs to a thread of a process with another one: /proc does not list it, and yet has it.
+pub(super) fn is_thread(proc: &Path, pid: u32) -> bool {
+    let Ok(text) = read(&proc.join(pid.to_string()).join("status")) else { return false };
+    let text = String::from_utf8_lossy(&text);
+    let leader = text.lines().find_map(|line| line.strip_prefix("Tgid:"));
+    leader.is_some_and(|leader| leader.trim() != pid.to_string())
+}
+
 /// The pid that was given out last, from /proc/loadavg. It stays the same while nothing was started, and costs
 /// 5 us.
 pub(super) fn last_pid(proc: &Path) -> Option<u32> {
@@ -145,5 +153,10 @@ mod tests {
         assert!(stat(proc, own).unwrap().started_us > 0);
         assert!(last_pid(proc).unwrap() > 0);
         assert!(stat(proc, u32::MAX).is_err());
+        assert!(!is_thread(proc, own));
+        let thread = std::thread::spawn(|| rustix::thread::gettid().as_raw_nonzero().get());
+        let thread = u32::try_from(thread.join().unwrap()).unwrap();
+        // It is gone by now, or /proc still has it: never is it a process.
+        assert!(stat(proc, thread).is_err() || is_thread(proc, thread));
     }
 }

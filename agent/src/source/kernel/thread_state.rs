@@ -197,8 +197,11 @@ impl<'a> Kernel<'a> {
         self.look_for_overflow();
         self.watch_new();
         self.flush();
-        for source in [Source::Process, Source::Listener] {
-            self.observer.seeing(source, "");
+        if self.sight.scanned == Some(true) {
+            self.observer.seeing(Source::Process, "");
+        }
+        if !self.looks.failed {
+            self.observer.seeing(Source::Listener, "");
         }
         self.tell_memory_sight();
     }

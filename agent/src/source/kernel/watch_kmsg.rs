@@ -83,6 +83,11 @@ impl Kernel<'_> {
         }
     }
 
+    /// What the kernel says of this host's processes is read.
+    pub(super) fn log_is_read(&self) -> bool {
+        self.log_sight.fd.is_some()
+    }
+
     pub(super) fn log_woken(&mut self) {
         let Some(fd) = self.log_sight.fd.take() else { return };
         let mut buffer = [0u8; RECORD_BYTES];
@@ -157,8 +162,8 @@ impl Kernel<'_> {
                 let Some(cgroup) = self.own_cgroup(&chosen.cgroup, *pid, at_us) else {
                     return false;
                 };
-                let limit_cgroup = self.own_path(&chosen.limit_cgroup).unwrap_or_default();
-                let limit = self.memory.get(&limit_cgroup).and_then(|c| c.last.limit);
+                let limit_cgroup = self.own_path(&chosen.limit_cgroup, at_us).unwrap_or_default();
+                let limit = self.memory.get_late(&limit_cgroup, at_us).and_then(|c| c.last.limit);
                 let scope = if *in_cgroup { v1::OomScope::Cgroup } else { v1::OomScope::Global };
                 let member = of_path(&cgroup);
                 Kind::OomKill(v1::OomKill {
@@ -206,25 +211,25 @@ impl Kernel<'_> {
             }
             return Some(path.to_owned());
         }
-        let own = self.own_path(path)?;
+        let own = self.own_path(path, at_us)?;
         let home = of_path(&own).unit;
         let near = |us: u64| us.abs_diff(at_us) < KEPT_US;
-        let counted = self.memory.get(&own).and_then(|c| c.killed_us).is_some_and(near);
+        let counted = self.memory.get_late(&own, at_us).and_then(|c| c.killed_us).is_some_and(near);
         let died = self.log_sight.deaths.iter().any(|(us, signal, process)| {
             near(*us) && *signal == 9 && !home.is_empty() && home == process.member.unit
         });
         (counted || died).then_some(own)
     }
 
-    /// The longest end of a path that is a memory cgroup of this host.
-    pub(super) fn own_path(&self, path: &str) -> Option<String> {
+    /// The longest end of a path that is a memory cgroup of this host, or was one when its victim died.
+    pub(super) fn own_path(&self, path: &str, at_us: u64) -> Option<String> {
         if self.log_sight.first_cgroups {
             return Some(path.to_owned());
         }
         let ends = path.match_indices('/').map(|(at, _)| &path[at..]).filter(|end| end.len() > 1);
         let known = |end: &&str| {
             let below = end.trim_start_matches('/');
-            self.memory.get(end).is_some()
+            self.memory.get_late(end, at_us).is_some()
                 || self.roots.sys.join("fs/cgroup/memory").join(below).exists()
                 || self.roots.sys.join("fs/cgroup").join(below).exists()
         };

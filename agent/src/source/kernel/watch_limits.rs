@@ -41,7 +41,7 @@ impl Kernel<'_> {
 
     /// The path is the real root's; it is this host's if one of its ends is, and its counter has moved.
     pub(super) fn fork_rejected(&mut self, cgroup: &str) {
-        let Some(path) = self.own_path(cgroup) else { return };
+        let Some(path) = self.own_path(cgroup, self.facts.now_us()) else { return };
         if let Some(fact) = limits::forks(self.roots, &path) {
             self.facts.say(fact);
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use why502_proto::v1;
 
+use super::listener::LISTENERS_MAX;
 use super::owner;
 use super::process::Process;
 use super::thread_state::{Kernel, Task, Token};
@@ -35,7 +36,8 @@ pub(super) struct Looks {
     destroyed: (u64, usize),
     /// The multicast is left alone until then.
     paused_until_us: u64,
-    failed: bool,
+    /// Not every listener is known.
+    pub(super) failed: bool,
     denied: bool,
 }
 
@@ -76,7 +78,10 @@ impl Kernel<'_> {
     pub(super) fn destroyed_woken(&mut self) {
         let Some(destroyed) = &self.destroyed else { return };
         let Ok((listener, count)) = destroyed.drain() else {
+            // Looks close to each other stand in for it until it is opened again.
             self.destroyed = None;
+            self.looks.paused_until_us = self.facts.now_us() + DESTROYED_PAUSE_US;
+            self.plan(Task::Listeners, LOOK_BUSY_US);
             return;
         };
         if listener {
@@ -105,12 +110,8 @@ impl Kernel<'_> {
             Ok(found) => found,
             Err(error) => {
                 // A part of the list would close listeners that are open.
-                if !std::mem::replace(&mut self.looks.failed, true) {
-                    self.flush();
-                    let reason = format!("cannot list listening sockets: {error}");
-                    let grant = "load the modules inet_diag, tcp_diag and unix_diag";
-                    self.observer.blinded(v1::Source::Listener, "", &reason, grant);
-                }
+                let reason = format!("cannot list listening sockets: {error}");
+                self.listeners_blind(&reason, "load the modules inet_diag, tcp_diag and unix_diag");
                 return;
             }
         };
@@ -119,9 +120,20 @@ impl Kernel<'_> {
         }
         self.find_owners();
         self.listeners.say_opened(&mut self.facts);
-        if std::mem::replace(&mut self.looks.failed, false) {
+        if self.listeners.overfull {
+            let reason = format!("more than {LISTENERS_MAX} sockets listen");
+            self.listeners_blind(&reason, "nothing: the agent keeps no more of them");
+        } else if std::mem::replace(&mut self.looks.failed, false) {
             self.flush();
             self.observer.seeing(v1::Source::Listener, "");
+        }
+    }
+
+    /// Not every listener is known: said once, until all are.
+    fn listeners_blind(&mut self, reason: &str, grant: &str) {
+        if !std::mem::replace(&mut self.looks.failed, true) {
+            self.flush();
+            self.observer.blinded(v1::Source::Listener, "", reason, grant);
         }
     }
 

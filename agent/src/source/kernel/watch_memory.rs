@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::{Mode, OFlags, inotify, open, stat};
-use why502_proto::v1;
+use why502_proto::{Kind, v1};
 
 use super::memory_file::{self, Place, Reading, Version};
 use super::proc_file;
@@ -148,7 +148,7 @@ impl Kernel<'_> {
             now
         };
         let (path, version) = (place.path.clone(), place.version);
-        if !self.memory.watch(place, found.st_ino, begun) {
+        if !self.memory.watch(place, found.st_ino, begun, self.facts.now_us()) {
             return;
         }
         match version {
@@ -239,6 +239,7 @@ impl Kernel<'_> {
         });
         if let Some(path) = known.or_else(|| self.memory_sight.of_pid.get(&process.ppid).cloned()) {
             self.read_memory(&path, at_us);
+            self.tell_uncounted(&path);
         }
         self.flush();
     }
@@ -247,8 +248,28 @@ impl Kernel<'_> {
         let Some(cgroup) = self.memory.get(path) else { return };
         match cgroup.place.read(&self.roots.sys) {
             Some(reading) => self.memory.read(path, reading, at_us, &mut self.facts),
-            None => self.memory.forget(path),
+            None => self.memory.forget(path, self.facts.now_us()),
         }
+    }
+
+    /// A process was killed, and systemd removed its cgroup before the counters could be read. The kernel log tells the
+    /// same a little later; who cannot read it either has not seen whether it was an OOM kill.
+    fn tell_uncounted(&mut self, path: &str) {
+        let now_us = self.facts.now_us();
+        if self.memory.get(path).is_some() || self.log_is_read() {
+            return;
+        }
+        let Some(cgroup) = self.memory.get_late(path, now_us) else { return };
+        let blinded = v1::SourceBlinded {
+            source: v1::Source::Memory.into(),
+            scope: String::new(),
+            reason: format!("{path} was removed before its counters could be read"),
+            grant: "CAP_SYSLOG: the kernel log tells of the same kills".to_owned(),
+            since_us: Some(cgroup.read_us),
+        };
+        self.flush();
+        self.observer.observe(Kind::SourceBlinded(blinded));
+        self.tell_memory_sight();
     }
 
     fn reread(&mut self, path: &str) {

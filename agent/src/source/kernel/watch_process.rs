@@ -32,6 +32,8 @@ pub(super) struct Sight {
     /// Pids that cannot come to matter, from the last scan.
     pub(super) ignored: BTreeSet<u32>,
     pub(super) last_pid: u32,
+    /// Whether the last scan could list /proc.
+    pub(super) scanned: Option<bool>,
     /// Events were lost at this boot time.
     overrun_us: Option<u64>,
     /// When starts and exits were left out last.

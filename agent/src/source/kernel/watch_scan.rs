@@ -48,9 +48,12 @@ impl Kernel<'_> {
     pub(super) fn scan_processes(&mut self) {
         self.plan(Task::Scan, SCAN_US);
         let Ok(pids) = proc_file::pids(&self.roots.proc) else {
-            self.flush();
-            let reason = format!("cannot list {}", self.roots.proc.display());
-            self.observer.blinded(v1::Source::Process, "", &reason, "mount /proc");
+            if self.sight.scanned != Some(false) {
+                self.flush();
+                let reason = format!("cannot list {}", self.roots.proc.display());
+                self.observer.blinded(v1::Source::Process, "", &reason, "mount /proc");
+            }
+            self.sight.scanned = Some(false);
             return;
         };
         let mut ignored = BTreeSet::new();
@@ -72,6 +75,12 @@ impl Kernel<'_> {
             let code = proc_file::stat(&self.roots.proc, pid).ok().map(|stat| stat.exit_code);
             let code = code.filter(|&code| code != 0);
             self.process_ended(pid, code, v1::Witness::Scan, self.facts.now_us());
+        }
+        if self.sight.scanned.replace(true) == Some(false) {
+            // Behind all that is true now.
+            self.watch_new();
+            self.flush();
+            self.observer.seeing(v1::Source::Process, "");
         }
     }
 
@@ -99,6 +108,9 @@ impl Kernel<'_> {
         }
         for pid in known + 1..=last {
             self.sight.ignored.remove(&pid);
+            if proc_file::is_thread(&self.roots.proc, pid) {
+                continue;
+            }
             self.sight.started(pid);
             if !self.read_process(pid, v1::Witness::Scan) {
                 self.sight.young.push(pid);

@@ -1,4 +1,5 @@
-//! Reading nf_tables: at the start, when it says that it changed, and while a rule that is in the way counts.
+//! Reading nf_tables: at the start, when it says that it changed, and while a rule that is in the
+//! way counts.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -24,8 +25,8 @@ use crate::source::sock_diag::SockDiag;
 const SCOPE: &str = "firewall";
 /// Addresses and ports that are followed through the rules.
 const WANTED_MAX: usize = 2048;
-/// Counters are read again after this, and after twice as long each time that they moved: a rule that
-/// drops the noise of the internet counts all day.
+/// Counters are read again after this, and after twice as long each time that they moved: a rule
+/// that drops the noise of the internet counts all day.
 const COUNT: Duration = Duration::from_secs(5);
 const COUNT_MAX: Duration = Duration::from_secs(320);
 /// Tables of iptables that are not nf_tables', below /proc.
@@ -64,7 +65,8 @@ impl WatchFirewall {
         self.firewall.counts().then(|| self.counted + self.count_every)
     }
 
-    /// Reads the rules, and follows them for everything that listens here or that a gateway here declares.
+    /// Reads the rules, and follows them for everything that listens here or that a gateway here
+    /// declares.
     pub(super) fn look(
         &mut self,
         paths: &WatchPaths,

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use why502_gateway::effective::Target;
 use why502_gateway::nginx::version::Build;
 use why502_gateway::nginx::{self, Declared, Effective, NAME, Paths};
 use why502_gateway::place::Problem;
@@ -72,7 +74,7 @@ impl Instance {
         }
         self.stamp = self.stamps(&roots.root);
         self.look_at_workers(&roots.proc);
-        let peers = self.effective.config.peers_mut();
+        let peers = Arc::make_mut(&mut self.effective.config).peers_mut();
         let ask: BTreeSet<String> =
             peers.iter().filter(|peer| peer.name).map(|peer| peer.endpoint.clone()).collect();
         self.tell_seen(observer);
@@ -80,7 +82,11 @@ impl Instance {
             // What needs no name is told before anybody waits for a resolver.
             self.tell_declared(observer, false);
             let resolved = names::resolve(ask).await;
-            for peer in self.effective.config.peers_mut().into_iter().filter(|peer| peer.name) {
+            for peer in Arc::make_mut(&mut self.effective.config)
+                .peers_mut()
+                .into_iter()
+                .filter(|peer| peer.name)
+            {
                 peer.addresses = resolved.get(&peer.endpoint).cloned().unwrap_or_default();
             }
         }
@@ -91,9 +97,15 @@ impl Instance {
     /// Tells that it is there, if that is news.
     pub fn tell_seen(&mut self, observer: &Observer) {
         let config = &self.effective.config;
-        let path = |target: &str, default: &str| {
-            let path = nginx::log_path(target, default, &self.paths.prefix);
-            path.map_or_else(|place| place, |path| path.to_string_lossy().into_owned())
+        let path = |target: &str, default: &str| match nginx::log_target(
+            target,
+            default,
+            &self.paths.prefix,
+        ) {
+            Target::File(path) => path.to_string_lossy().into_owned(),
+            Target::Syslog(_) => "syslog".to_owned(),
+            Target::Stdio => "stderr".to_owned(),
+            Target::Elsewhere { reason, .. } => reason,
         };
         let error_logs =
             config.error_logs.iter().map(|log| path(&log.target, &self.paths.error_log));
@@ -120,9 +132,7 @@ impl Instance {
 
     /// Tells new endpoints and, at the end, which are no more.
     fn tell_declared(&mut self, observer: &Observer, resolved: bool) {
-        let names: BTreeSet<String> = self
-            .effective
-            .config
+        let names: BTreeSet<String> = Arc::make_mut(&mut self.effective.config)
             .peers_mut()
             .into_iter()
             .filter(|peer| peer.name)
