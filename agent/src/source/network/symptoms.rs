@@ -48,13 +48,6 @@ impl Symptoms {
         }
     }
 
-    fn count_forks(&mut self, pid: u32) {
-        if self.may_look(&format!("forks {pid}"), PAUSE) {
-            let looked = limits::forks_of(&self.roots, pid);
-            looked.into_iter().for_each(|fact| self.observer.observe(fact));
-        }
-    }
-
     fn failed(&mut self, failed: &RequestFailed, notices: &Arc<Notices>) {
         let Ok(peer) = failed.endpoint.parse::<SocketAddr>() else { return };
         match failed.fault() {
