@@ -118,11 +118,18 @@ impl WatchFirewall {
 
     /// What decides about packets here, and was not followed.
     fn unread(&self, ruleset: &Ruleset) -> Option<(String, &'static str)> {
-        let legacy: BTreeSet<String> = LEGACY
-            .iter()
-            .filter_map(|name| std::fs::read_to_string(self.proc.join(name)).ok())
-            .flat_map(|names| names.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-            .collect();
+        let mut legacy = BTreeSet::new();
+        for name in LEGACY {
+            match std::fs::read_to_string(self.proc.join(name)) {
+                Ok(names) => legacy.extend(names.split_whitespace().map(str::to_owned)),
+                // A kernel without it has no such file.
+                Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {}
+                Err(error) => {
+                    let reason = format!("cannot tell whether iptables-legacy has rules: {error}");
+                    return Some((reason, "CAP_DAC_READ_SEARCH"));
+                }
+            }
+        }
         if !legacy.is_empty() {
             let tables: Vec<String> = legacy.into_iter().collect();
             let reason =
