@@ -206,19 +206,12 @@ impl Daemon {
         }
     }
 
-    /// Takes logs that only the gateway knew of, and tells which peers it does not ask.
+    /// Takes logs that only the gateway knew of.
     fn place_asked(&mut self, observer: &Observer, lines: &JournalLines) {
         if !self.effective.logs.is_empty() {
             self.place_logs(lines);
             self.tell_seen(observer);
         }
-        let disabled = std::mem::take(&mut self.effective.disabled);
-        for fact in &disabled {
-            if !self.disabled.contains(fact) {
-                observer.observe(Kind::EndpointDisabled(fact.clone()));
-            }
-        }
-        self.disabled = disabled;
     }
 
     /// Gives each log to who reads it.
