@@ -160,7 +160,7 @@ fn effective(loaded: Loaded, instance: String, start: &Start) -> Effective {
             .collect(),
         admin: global.socket.map(|address| Admin {
             speech: Speech::Socket,
-            address,
+            address: words::expand(&address, &loaded.environment),
             questions: answers::QUESTIONS.map(str::to_owned).into(),
         }),
         problems,

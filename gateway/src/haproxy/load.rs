@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::condition::{self, Asked};
+use super::proxy;
 use super::words::{self, Environment};
 use crate::files::{Files, below};
 use crate::place::{Place, Problem};
@@ -128,7 +129,9 @@ fn text(text: &str, path: &Path, version: &str, loaded: &mut Loaded) {
             loaded.problems.insert(Problem { place: place(), text });
         }
         set_variables(&split.words, &mut loaded.environment);
-        loaded.lines.push(Line { place: place(), words: split.words });
+        if proxy::matters(&split.words) {
+            loaded.lines.push(Line { place: place(), words: split.words });
+        }
     }
 }
 
