@@ -49,8 +49,24 @@ impl Snapshot {
         endpoint: &'a str,
         at_us: i64,
     ) -> Option<Place<'a>> {
-        let address = Address::parse(endpoint)?;
+        let mut address = Address::parse(endpoint)?;
+        if matches!(address, Address::Name(..)) && !address.is_local() {
+            address = self.resolved(gateway, endpoint, at_us).unwrap_or(address);
+        }
         Some(Place { gateway, endpoint, address, located: self.locate(gateway, address, at_us) })
+    }
+
+    /// The one address that a declared name led to on the gateway's host: logs of some gateways have only the name.
+    fn resolved<'a>(&'a self, gateway: &str, endpoint: &str, at_us: i64) -> Option<Address<'a>> {
+        let named = |fact: &Said<'a, v1::EndpointDeclared>| fact.what.endpoint == endpoint;
+        let last = |until_us: i64| {
+            self.on::<v1::EndpointDeclared>(gateway)
+                .rfind(|fact| fact.at_us() <= until_us && named(fact))
+        };
+        match last(at_us).or_else(|| last(i64::MAX))?.what.addresses.as_slice() {
+            [only] => Address::parse(only),
+            _ => None,
+        }
     }
 
     /// The host that owns an address, as `from` would reach it: loopback and unix sockets are its own. `None`: nobody
