@@ -1,7 +1,8 @@
-//! The lines of all files, words put together, in the order in which HAProxy takes them: `readcfgfile()` of src/cfgparse.c.
+//! The lines of all files, words put together, in the order in which HAProxy takes them: `readcfgfile()` of
+//! src/cfgparse.c.
 //!
-//! Files of a directory are those that end in `.cfg`, in byte order. Variables that `setenv` and its like change count
-//! for the lines behind them.
+//! Files of a directory are those that end in `.cfg`, in byte order. Variables that `setenv` and its like change
+//! count for the lines behind them.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

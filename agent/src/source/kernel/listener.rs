@@ -294,9 +294,9 @@ impl Listener {
 mod tests {
     use expect_test::{Expect, expect};
 
-    use crate::source::sock_diag::Address;
     use super::*;
     use crate::clock::Moment;
+    use crate::source::sock_diag::Address;
 
     fn socket(port: u16, inode: u64, depth: u32) -> Socketed {
         Socketed {
