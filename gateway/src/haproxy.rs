@@ -1,8 +1,8 @@
 //! HAProxy 2.4 to 3.x: what its configuration declares, and what its logs and its stats socket say.
 //!
-//! Text to lines of words ([`load`]), to sections and what is in force in them ([`proxy`]), to servers ([`server`]) and the
-//! routes that lead to them ([`route`]). Lines of logs are read by the format that wrote them ([`format`](mod@format)) and
-//! mean what the termination state says ([`request`]).
+//! Text to lines of words ([`load`]), to sections and what is in force in them ([`proxy`]), to servers
+//! ([`server`]) and the routes that lead to them ([`route`]). Lines of logs are read by the format that wrote
+//! them ([`format`](mod@format)) and mean what the termination state says ([`request`]).
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -160,7 +160,7 @@ fn effective(loaded: Loaded, instance: String, start: &Start) -> Effective {
             .collect(),
         admin: global.socket.map(|address| Admin {
             speech: Speech::Socket,
-            address,
+            address: words::expand(&address, &loaded.environment),
             questions: answers::QUESTIONS.map(str::to_owned).into(),
         }),
         problems,

@@ -1,8 +1,8 @@
 //! Lines of requests, read by the format that wrote them: section 8.2.6 "Custom log format" of the manual.
 //!
-//! A format is literals and values in turn; a value ends where the next literal begins. HAProxy writes quotes in requests
-//! as `#22`, so that quoted values end where they should. Blanks around an empty value are written once, so captured
-//! headers (`%hr`), which alone may be empty, take the blank before them along.
+//! A format is literals and values in turn; a value ends where the next literal begins. HAProxy writes quotes in
+//! requests as `#22`, so that quoted values end where they should. Blanks around an empty value are written once,
+//! so captured headers (`%hr`), which alone may be empty, take the blank before them along.
 
 /// `option httplog`.
 pub const HTTP: &str = "%ci:%cp [%tr] %ft %b/%s %TR/%Tw/%Tc/%Tr/%Ta %ST %B %CC %CS %tsc %ac/%fc/%bc/%sc/%rc %sq/%bq %hr %hs \

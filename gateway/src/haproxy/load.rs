@@ -1,7 +1,8 @@
-//! The lines of all files, words put together, in the order in which HAProxy takes them: `readcfgfile()` of src/cfgparse.c.
+//! The lines of all files, words put together, in the order in which HAProxy takes them: `readcfgfile()` of
+//! src/cfgparse.c.
 //!
-//! Files of a directory are those that end in `.cfg`, in byte order. Variables that `setenv` and its like change count
-//! for the lines behind them.
+//! Files of a directory are those that end in `.cfg`, in byte order. Variables that `setenv` and its like change
+//! count for the lines behind them.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::condition::{self, Asked};
+use super::proxy;
 use super::words::{self, Environment};
 use crate::files::{Files, below};
 use crate::place::{Place, Problem};
@@ -128,7 +130,9 @@ fn text(text: &str, path: &Path, version: &str, loaded: &mut Loaded) {
             loaded.problems.insert(Problem { place: place(), text });
         }
         set_variables(&split.words, &mut loaded.environment);
-        loaded.lines.push(Line { place: place(), words: split.words });
+        if proxy::matters(&split.words) {
+            loaded.lines.push(Line { place: place(), words: split.words });
+        }
     }
 }
 

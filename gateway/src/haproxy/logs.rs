@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::address::{self, Address};
-use super::proxy::{Settings, Shape};
+use super::proxy::{Mode, Settings, Shape};
 use crate::effective::Target;
 use crate::files::below;
 
@@ -80,8 +80,11 @@ pub struct Logs {
 impl Logs {
     /// Takes a frontend in; `global` are the words of `log` lines of section global.
     pub fn add(&mut self, name: &str, settings: &Settings, global: &[Rc<[String]>], root: &Path) {
+        let tcp = settings.mode == Mode::Tcp;
         let format = match &settings.shape {
             Shape::Bare => None,
+            // It falls back to this, with a warning.
+            Shape::Http | Shape::Https | Shape::Clf if tcp => Some(super::format::TCP.into()),
             Shape::Written(text) => Some(Rc::clone(text)),
             Shape::Tcp => Some(super::format::TCP.into()),
             Shape::Http => Some(super::format::HTTP.into()),

@@ -1,8 +1,9 @@
 //! What the line of a request means: section 8.5 "Session state at disconnection" of the manual.
 //!
-//! The first letter of the state says who or what ended the session, the second when. The stage of connecting (`C`) has
-//! the TLS handshake in it. `SC` is any error of a connection, and a server that closed before it had answered (`SH`) may
-//! have sent FIN or RST: the words of `%[bc_err_str]`, where the format has them, and an alert just before say more.
+//! The first letter of the state says who or what ended the session, the second when. The stage of connecting
+//! (`C`) has the TLS handshake in it. `SC` is any error of a connection, and a server that closed before it had
+//! answered (`SH`) may have sent FIN or RST: the words of `%[bc_err_str]`, where the format has them, and an
+//! alert just before say more.
 
 use std::collections::HashMap;
 
