@@ -5,6 +5,7 @@
 //! that broke off and health checks, `admin.api` what was loaded.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -155,9 +156,7 @@ impl CaddyLines {
         let declared = route.peers.iter().find(|declared| fits(declared));
         let endpoint = match (declared, route.peers.as_slice()) {
             (Some(declared), _) => declared.endpoint.clone(),
-            (None, [only]) if named.is_empty() || only.addresses.is_empty() => {
-                only.endpoint.clone()
-            }
+            (None, [only]) if named.parse::<SocketAddr>().is_err() => only.endpoint.clone(),
             (None, _) if named.contains(':') => named.to_owned(),
             (None, _) => String::new(),
         };
