@@ -148,8 +148,10 @@ impl CaddyLines {
             // A path that was rewritten before it was logged leads to no route.
             routes.find(|route| !named.is_empty() && route.peers.iter().any(fits))
         };
-        let Some(route) = by_peer.or_else(|| self.config.route(host, path)).or_else(anywhere)
-        else {
+        // Where the line has the upstream as it was declared, a path that was rewritten would mislead.
+        let exact =
+            by_peer.or_else(|| (!entry.text("upstream").is_empty()).then(anywhere).flatten());
+        let Some(route) = exact.or_else(|| self.config.route(host, path)).or_else(anywhere) else {
             let name = if named.contains(':') { named } else { "" };
             return (format!("{host}{}", redact::line(path)), name.to_owned());
         };
