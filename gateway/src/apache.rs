@@ -1,6 +1,7 @@
 //! Apache httpd 2.4 (`apache2`, `httpd`): what its configuration declares, and what its logs say.
 //!
-//! Manual: <https://httpd.apache.org/docs/2.4/>. The configuration is read from the files that the program was started
+//! Manual: <https://httpd.apache.org/docs/2.4/>. The configuration is read from the files that the
+//! program was started
 //! with (`-f`, `-d`, `-D`, `-C`, `-c`); what a balancer-manager changed at run time is not in them.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -160,7 +161,8 @@ fn effective(config: &mut Config, loader: &mut Loader, main: &Path, readable: bo
     }
 }
 
-/// `-f`, else the file that the program was built with, of which the usual ones that are there are tried.
+/// `-f`, else the file that the program was built with, of which the usual ones that are there are
+/// tried.
 fn main_file(start: &Start, options: &Options) -> PathBuf {
     if let Some(file) = &options.file {
         let root = options.root.as_deref().map_or_else(|| built_root(start), PathBuf::from);

@@ -1,7 +1,9 @@
 //! Caddy 2: what its configuration declares, and what its loggers say.
 //!
-//! Documentation: <https://caddyserver.com/docs/>. It is read from the Caddyfile or JSON that the program was started
-//! with, or from the copy of the last one that it keeps (`--resume`); what it runs with is asked of its admin interface.
+//! Documentation: <https://caddyserver.com/docs/>. It is read from the Caddyfile or JSON that the
+//! program was started
+//! with, or from the copy of the last one that it keeps (`--resume`); what it runs with is asked
+//! of its admin interface.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -4,6 +4,8 @@
 //! found as httpd finds it; with only a peer, the route is the most general of those that lead
 //! there.
 
+use std::net::SocketAddr;
+
 use why502_proto::v1::Protocol;
 
 use super::config::{Peer, Route};
@@ -166,7 +168,10 @@ pub fn attribute(log: &Log, asked: &Asked) -> Attributed {
             // is in none.
             let peers =
                 leading().filter_map(|route| Some(route.peers[peer_of(route)?].declared.peers));
-            return Attributed { peers: peers.max().unwrap_or(of.peers), ..of };
+            // Where a name leads to several addresses, the line says which one it was.
+            let address = Some(&asked.address).filter(|text| text.parse::<SocketAddr>().is_ok());
+            let endpoint = address.cloned().unwrap_or(of.endpoint);
+            return Attributed { peers: peers.max().unwrap_or(of.peers), endpoint, ..of };
         }
         let name = if asked.address.is_empty() { &asked.name } else { &asked.address };
         let unix = if name.starts_with('/') { "unix:" } else { "" };

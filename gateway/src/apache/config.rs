@@ -2,9 +2,12 @@
 //!
 //! # Names of routes
 //!
-//! `ServerName`, the port unless it is 80 or 443, and what the requests have in common: `/api` for `ProxyPass` and
-//! `<Location>`, `~^/api/(.*)$` for patterns of `ProxyPassMatch`, `<LocationMatch>`, `RewriteRule` and `<FilesMatch>`.
-//! So "shop.example/api", ":8080/", "shop.example~\.php$". What stands outside of any `<VirtualHost>` counts in each.
+//! `ServerName`, the port unless it is 80 or 443, and what the requests have in common: `/api` for
+//! `ProxyPass` and
+//! `<Location>`, `~^/api/(.*)$` for patterns of `ProxyPassMatch`, `<LocationMatch>`, `RewriteRule`
+//! and `<FilesMatch>`.
+//! So "shop.example/api", ":8080/", "shop.example~\.php$". What stands outside of any
+//! `<VirtualHost>` counts in each.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -29,7 +32,8 @@ pub struct Config {
     pub listens: Vec<String>,
     /// What was not understood.
     pub problems: Vec<Problem>,
-    /// Somewhere httpd is told to answer 502, 503 or 504 by itself (`Redirect 503`, `[R=503]`, mod_security).
+    /// Somewhere httpd is told to answer 502, 503 or 504 by itself (`Redirect 503`, `[R=503]`,
+    /// mod_security).
     pub answers_itself: bool,
 }
 
@@ -130,7 +134,8 @@ impl Config {
         self.by_name.get(&name.to_ascii_lowercase()).map_or(&[], Vec::as_slice)
     }
 
-    /// The route of a request for `path` on one of `hosts`, and on the main server, whose routes count in each.
+    /// The route of a request for `path` on one of `hosts`, and on the main server, whose routes
+    /// count in each.
     pub fn by_path<'a>(&'a self, hosts: &[usize], path: &str) -> Option<&'a Route> {
         let own = hosts.iter().find_map(|host| self.hosts.get(*host)?.route(path));
         let main = || self.hosts.first()?.route(path);

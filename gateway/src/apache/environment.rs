@@ -1,9 +1,12 @@
-//! What `${VAR}` stands for: Debian's `apachectl` starts httpd with the variables of `/etc/apache2/envvars`, a file for
-//! a shell. Where httpd's own environment cannot be read, the assignments of that file are what is known.
+//! What `${VAR}` stands for: Debian's `apachectl` starts httpd with the variables of
+//! `/etc/apache2/envvars`, a file for
+//! a shell. Where httpd's own environment cannot be read, the assignments of that file are what is
+//! known.
 
 use std::collections::BTreeMap;
 
-/// Reads `export NAME=value` and `NAME=value`. Conditions are not evaluated: of two assignments the last one counts,
+/// Reads `export NAME=value` and `NAME=value`. Conditions are not evaluated: of two assignments
+/// the last one counts,
 /// which in Debian's file is the one of the usual instance.
 pub fn assignments(text: &str) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();

@@ -1,4 +1,5 @@
-//! What the lines of an error log tell. httpd says one failure in two or three lines of one thread: they are told as one.
+//! What the lines of an error log tell. httpd says one failure in two or three lines of one
+//! thread: they are told as one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use super::parts::{address, class, event, in_parentheses, peer_at_end, scheme};
 use crate::lines::{Lines, Told, What};
 use crate::redact;
 
-/// Threads whose failures have begun, or of which a companion may come. httpd writes the companion within microseconds.
+/// Threads whose failures have begun, or of which a companion may come. httpd writes the companion
+/// within microseconds.
 const THREADS_MAX: usize = 256;
 /// Peers whose failing health checks were told.
 const CHECKED_MAX: usize = 1024;

@@ -1,13 +1,15 @@
-//! A configuration with everything it includes, as httpd takes it line by line: `Include`, `Define`, `${VAR}`,
+//! A configuration with everything it includes, as httpd takes it line by line: `Include`,
+//! `Define`, `${VAR}`,
 //! `<IfModule>` and its siblings, `<Macro>` and `Use` mean something only for what follows them.
 //!
-//! Pages: <https://httpd.apache.org/docs/2.4/configuring.html>, mod_core, mod_so, mod_macro, mod_version.
+//! Pages: <https://httpd.apache.org/docs/2.4/configuring.html>, mod_core, mod_so, mod_macro,
+//! mod_version.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::known::{BUILT_IN, SECTIONS, known, module_name};
+use super::known::{BUILT_IN, SECTIONS, is_version, known, module_name};
 use super::syntax::{Line, Lines, Node, line, words};
 use crate::files::Files;
 use crate::place::{Place, Problem};
@@ -193,7 +195,7 @@ impl Loader {
                 passed(self.modules.is_empty() || has != not)
             }
             "ifdefine" => passed(self.defines.contains_key(what) != not),
-            "ifversion" => passed(self.is_version(rest)),
+            "ifversion" => passed(is_version(&self.version, rest)),
             "iffile" => {
                 let path = self.server_root.join(words(what).first()?);
                 passed(self.files.is_there(&path) != not)
@@ -336,7 +338,8 @@ impl Loader {
         self.text(body.as_bytes(), &place.file, Some(place.line), nodes, depth + 1);
     }
 
-    /// `${VAR}` as `ap_resolve_env`: a definition, else the environment, else left as it is. `${map:key}` is
+    /// `${VAR}` as `ap_resolve_env`: a definition, else the environment, else left as it is.
+    /// `${map:key}` is
     /// mod_rewrite's.
     fn resolved(&mut self, text: &str, place: &Place) -> String {
         let mut resolved = String::new();
@@ -357,32 +360,6 @@ impl Loader {
             rest = &from[length..];
         }
         resolved + rest
-    }
-
-    /// `<IfVersion >= 2.4.26>`; a version that is not known is the newest.
-    fn is_version(&self, rest: &str) -> bool {
-        let (not, rest) = rest.strip_prefix('!').map_or((false, rest), |rest| (true, rest));
-        let words = words(rest);
-        let (operator, than) = match words.as_slice() {
-            [operator, than, ..] => (operator.as_str(), than),
-            [than] => ("=", than),
-            [] => return true,
-        };
-        let number = |text: &str| -> Vec<u32> {
-            text.split('.').map(|part| part.parse().unwrap_or(0)).collect()
-        };
-        let running = if self.version.is_empty() { "2.4.999" } else { &self.version };
-        let mut running = number(running);
-        let than = number(than);
-        running.truncate(than.len());
-        let holds = match operator {
-            ">" => running > than,
-            ">=" => running >= than,
-            "<" => running < than,
-            "<=" => running <= than,
-            _ => running == than,
-        };
-        holds != not
     }
 
     fn problem(&mut self, place: &Place, text: String) {

@@ -60,7 +60,8 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).seeing = seeing;
     }
 
-    /// Whether an error log had a line about the client in one of these seconds; `None`: it is not read.
+    /// Whether an error log had a line about the client in one of these seconds; `None`: it is not
+    /// read.
     pub fn complaint(&self, client: &str, seconds: &[String]) -> Option<bool> {
         let errors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of = |(named, second): &(String, String)| named == client && seconds.contains(second);
@@ -94,7 +95,8 @@ pub fn logs(config: &Arc<Config>, server_root: &Path, instance: &str) -> Vec<eff
                 None if format.contains('%') => format,
                 None => COMMON,
             };
-            // What is lost with an access log is not the failures: it needs no word where it cannot be read.
+            // What is lost with an access log is not the failures: it needs no word where it
+            // cannot be read.
             if let Some(target @ Target::File(_)) = target(to, server_root) {
                 answers.entry((target, format.to_owned())).or_default().push(index);
             }

@@ -1,6 +1,8 @@
-//! What the messages of httpd mean, by the number that each has: one table, with lines as httpd 2.4.71 wrote them.
+//! What the messages of httpd mean, by the number that each has: one table, with lines as httpd
+//! 2.4.71 wrote them.
 //!
-//! Numbers are never given twice; a number that is not here says nothing about requests to upstreams.
+//! Numbers are never given twice; a number that is not here says nothing about requests to
+//! upstreams.
 
 use why502_proto::v1::{AppEvent, Fault, Phase};
 
@@ -17,7 +19,8 @@ pub enum Rule {
     Disabled,
     /// No member of a balancer is left.
     NoneLeft,
-    /// A failure in this phase, of which the next message of the thread says more. The fault is that of the error where
+    /// A failure in this phase, of which the next message of the thread says more. The fault is
+    /// that of the error where
     /// none is named.
     Begin(Phase, Option<Fault>),
     /// It names the peer of the failure that has begun, in this phase otherwise.
@@ -237,7 +240,8 @@ pub fn rule(code: u32) -> Option<Rule> {
 pub fn fault(error: &str) -> Option<Fault> {
     Some(match error {
         "" => return None,
-        // APR_TIMEUP, APR_INCOMPLETE, APR_EOF, APR_EGENERAL: the last two are how a close in order is told.
+        // APR_TIMEUP, APR_INCOMPLETE, APR_EOF, APR_EGENERAL: the last two are how a close in order
+        // is told.
         "70007" => Fault::Timeout,
         "70008" | "70014" | "20014" => Fault::Closed,
         "1" => Fault::Eperm,
@@ -263,7 +267,8 @@ pub fn fault(error: &str) -> Option<Fault> {
     })
 }
 
-/// What "... returned by /path" of AH00898 says failed: phase, fault where the message before it has none, and what the
+/// What "... returned by /path" of AH00898 says failed: phase, fault where the message before it
+/// has none, and what the
 /// client was sent.
 pub fn returned(words: &str) -> Option<(Phase, Option<Fault>, u16)> {
     let begins = |with: &str| words.starts_with(with);

@@ -1,6 +1,8 @@
-//! Text of one file to lines and words, as `ap_cfg_getline` and `ap_getword_conf` of httpd 2.4 cut them.
+//! Text of one file to lines and words, as `ap_cfg_getline` and `ap_getword_conf` of httpd 2.4 cut
+//! them.
 //!
-//! A line ends at its end, unless a backslash stands there; `#` makes a comment only where a line begins; a quote opens
+//! A line ends at its end, unless a backslash stands there; `#` makes a comment only where a line
+//! begins; a quote opens
 //! a word only where a word begins, and a backslash keeps a quote inside of it.
 
 use std::borrow::Cow;

@@ -1,6 +1,7 @@
 //! A Caddyfile: sites, and which of their requests go where.
 //!
-//! Directives are asked in Caddy's order, not in that of the file: `handle` and `route` before `respond` before
+//! Directives are asked in Caddy's order, not in that of the file: `handle` and `route` before
+//! `respond` before
 //! `reverse_proxy` before `php_fastcgi`, and of one directive the longest path first.
 //! Page: <https://caddyserver.com/docs/caddyfile/directives#sorting-algorithm>.
 

@@ -1,9 +1,12 @@
-//! What a configuration means, whether it was written as a Caddyfile or as JSON: routes, and where their requests go.
+//! What a configuration means, whether it was written as a Caddyfile or as JSON: routes, and where
+//! their requests go.
 //!
 //! # Names of routes
 //!
-//! The first host of the site, the port unless it is 80 or 443, and the first path that the requests match as it is
-//! written, or `/`: "shop.example/api/*", ":8080/", "localhost:7180/". Matchers of other things than host and path are
+//! The first host of the site, the port unless it is 80 or 443, and the first path that the
+//! requests match as it is
+//! written, or `/`: "shop.example/api/*", ":8080/", "localhost:7180/". Matchers of other things
+//! than host and path are
 //! not part of the name.
 
 use why502_proto::v1::{EndpointDeclared, Protocol};

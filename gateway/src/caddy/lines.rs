@@ -1,10 +1,13 @@
 //! What the lines of Caddy's loggers tell: <https://caddyserver.com/docs/logging>.
 //!
-//! All loggers may write to one place, so each line is read by the name of its logger: `http.log.error...` has the
-//! requests that Caddy itself could not serve, `http.log.access...` all requests, `http.handlers.reverse_proxy` answers
+//! All loggers may write to one place, so each line is read by the name of its logger:
+//! `http.log.error...` has the
+//! requests that Caddy itself could not serve, `http.log.access...` all requests,
+//! `http.handlers.reverse_proxy` answers
 //! that broke off and health checks, `admin.api` what was loaded.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -133,7 +136,8 @@ impl CaddyLines {
         }
     }
 
-    /// Route and endpoint. An address that the declared peers do not have is one that a name of theirs led to.
+    /// Route and endpoint. An address that the declared peers do not have is one that a name of
+    /// theirs led to.
     fn about(&self, entry: &Entry<'_>, named: &str, phase: Phase) -> (String, String) {
         let (host, path) = (entry.request("host"), entry.path());
         let fits = |declared: &EndpointDeclared| {
@@ -147,17 +151,18 @@ impl CaddyLines {
             // A path that was rewritten before it was logged leads to no route.
             routes.find(|route| !named.is_empty() && route.peers.iter().any(fits))
         };
-        let Some(route) = by_peer.or_else(|| self.config.route(host, path)).or_else(anywhere)
-        else {
+        // Where the line has the upstream as it was declared, a path that was rewritten would
+        // mislead.
+        let exact =
+            by_peer.or_else(|| (!entry.text("upstream").is_empty()).then(anywhere).flatten());
+        let Some(route) = exact.or_else(|| self.config.route(host, path)).or_else(anywhere) else {
             let name = if named.contains(':') { named } else { "" };
             return (format!("{host}{}", redact::line(path)), name.to_owned());
         };
         let declared = route.peers.iter().find(|declared| fits(declared));
         let endpoint = match (declared, route.peers.as_slice()) {
             (Some(declared), _) => declared.endpoint.clone(),
-            (None, [only]) if named.is_empty() || only.addresses.is_empty() => {
-                only.endpoint.clone()
-            }
+            (None, [only]) if named.parse::<SocketAddr>().is_err() => only.endpoint.clone(),
             (None, _) if named.contains(':') => named.to_owned(),
             (None, _) => String::new(),
         };
@@ -264,7 +269,8 @@ impl CaddyLines {
     }
 }
 
-/// Caddy adds `Via` to what an upstream answered (since 2.10); before, an upstream's own `Date` or `Server` tells: Caddy
+/// Caddy adds `Via` to what an upstream answered (since 2.10); before, an upstream's own `Date` or
+/// `Server` tells: Caddy
 /// sets no `Date` of its own here.
 fn came_from_upstream(headers: &Value) -> bool {
     let has = |name: &str, fits: fn(&str) -> bool| {

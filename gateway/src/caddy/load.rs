@@ -1,4 +1,5 @@
-//! A Caddyfile with its environment and everything it imports: files, snippets, and the arguments of both.
+//! A Caddyfile with its environment and everything it imports: files, snippets, and the arguments
+//! of both.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,8 @@ use crate::place::{Place, Problem};
 
 /// Imports inside of imports; Caddy refuses cycles.
 const DEPTH_MAX: usize = 16;
-/// Directives that imports may add: a snippet that imports another one twice doubles with each level.
+/// Directives that imports may add: a snippet that imports another one twice doubles with each
+/// level.
 const NODES_MAX: usize = 500_000;
 
 /// Reads a Caddyfile.

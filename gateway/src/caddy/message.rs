@@ -1,4 +1,5 @@
-//! What Go's errors mean, in the words that Caddy 2.6 and 2.11 log: one table, the first pattern that fits decides.
+//! What Go's errors mean, in the words that Caddy 2.6 and 2.11 log: one table, the first pattern
+//! that fits decides.
 
 use why502_proto::v1::{Fault, Phase};
 
@@ -262,7 +263,8 @@ fn fits(pattern: &Pattern, error: &str) -> bool {
     })
 }
 
-/// The peer that an error names: "127.0.0.1:7001" of "dial tcp 127.0.0.1:7001: ...", "unix:/run/a.sock", the far end of
+/// The peer that an error names: "127.0.0.1:7001" of "dial tcp 127.0.0.1:7001: ...",
+/// "unix:/run/a.sock", the far end of
 /// "read tcp A->B: ...", "app" of "lookup app on ...".
 pub fn peer(error: &str) -> String {
     if let Some((_, rest)) = error.split_once("lookup ") {

@@ -1,7 +1,9 @@
 //! Text of a Caddyfile to a tree of directives with their lines.
 //!
-//! Page: <https://caddyserver.com/docs/caddyfile/concepts>. A directive ends with its line; a block opens with a `{` that
-//! ends the line; `#` makes a comment where a word begins; words may stand in quotes, backticks or a heredoc.
+//! Page: <https://caddyserver.com/docs/caddyfile/concepts>. A directive ends with its line; a
+//! block opens with a `{` that
+//! ends the line; `#` makes a comment where a word begins; words may stand in quotes, backticks or
+//! a heredoc.
 
 use std::sync::Arc;
 

@@ -122,6 +122,8 @@ impl JournalLines {
         let mut told = Vec::new();
         for reader in self.0.readers.borrow_mut().iter_mut().filter(|reader| reader.takes(line)) {
             reader.lines.read(&line.text, &mut told);
+            // The journal gives line by line: nobody knows whether another one comes.
+            reader.lines.pause(&mut told);
             // The journal knows better than a stamp in seconds; but Envoy keeps lines for up to 10 s.
             for told in told.drain(..) {
                 if let What::Event(event) = &told.what {
