@@ -5,11 +5,11 @@
 //! folders stands what all kinds share. Nothing here starts a process or opens a socket: the agent finds gateways,
 //! follows logs and asks admin interfaces, `why502 decode` has only lines; both read them with the same readers.
 
+pub mod any;
 pub mod apache;
 pub mod caddy;
-pub mod document;
-pub mod any;
 pub mod cdn;
+pub mod document;
 pub mod effective;
 pub mod envoy;
 pub mod errno;

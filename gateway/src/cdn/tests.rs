@@ -51,12 +51,15 @@ fn application_load_balancer() {
         line("10.0.0.1:80", "-1 -1 -1", "504 -"),
         line("-", "-1 -1 -1", "503 -"),
     ];
-    check(&lines.concat(), expect![[r#"
+    check(
+        &lines.concat(),
+        expect![[r#"
         alb www.example.com/api/ -> 10.0.0.1:80 PHASE_UNSPECIFIED FAULT_UNSPECIFIED Some(502) 
         alb www.example.com/api/ -> 10.0.0.1:80 PHASE_HEADER FAULT_RELAYED Some(502) 
         alb www.example.com/api/ -> 10.0.0.1:80 PHASE_CONNECT FAULT_TIMEOUT Some(504) 
         alb www.example.com/api/ ->  PHASE_SELECT FAULT_NO_LIVE_UPSTREAMS Some(503) 
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -96,14 +99,17 @@ fn cloudflare() {
     };
     let all = [(521, 0), (522, 0), (524, 0), (526, 0), (502, 502), (502, 0), (200, 200)];
     let lines: String = all.iter().map(|(edge, origin)| line(*edge, *origin)).collect();
-    check(&lines, expect![[r#"
+    check(
+        &lines,
+        expect![[r#"
         cloudflare example.com/api/ -> 192.0.2.7 PHASE_CONNECT FAULT_ECONNREFUSED Some(521) the origin refused the connection
         cloudflare example.com/api/ -> 192.0.2.7 PHASE_CONNECT FAULT_TIMEOUT Some(522) no connection to the origin in time
         cloudflare example.com/api/ -> 192.0.2.7 PHASE_HEADER FAULT_TIMEOUT Some(524) the origin did not answer in time
         cloudflare example.com/api/ -> 192.0.2.7 PHASE_TLS FAULT_TLS_CERTIFICATE Some(526) the origin's certificate is not valid
         cloudflare example.com/api/ -> 192.0.2.7 PHASE_HEADER FAULT_RELAYED Some(502) 
         cloudflare example.com/api/ -> 192.0.2.7 PHASE_UNSPECIFIED FAULT_UNSPECIFIED Some(502) 
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -122,12 +128,15 @@ fn google() {
         line(502, "moon_phase"),
         line(200, "response_sent_by_backend"),
     ];
-    check(&lines.concat(), expect![[r#"
+    check(
+        &lines.concat(),
+        expect![[r#"
         google-lb example.com/api/ -> 10.0.0.7 PHASE_SELECT FAULT_NO_LIVE_UPSTREAMS Some(502) failed_to_pick_backend
         google-lb example.com/api/ -> 10.0.0.7 PHASE_HEADER FAULT_CLOSED Some(502) backend_connection_closed_before_data_sent_to_client
         google-lb example.com/api/ -> 10.0.0.7 PHASE_HEADER FAULT_RELAYED Some(502) response_sent_by_backend
         google-lb example.com/api/ -> 10.0.0.7 PHASE_UNSPECIFIED FAULT_UNSPECIFIED Some(502) moon_phase
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -153,13 +162,16 @@ fn fastly_and_azure() {
         azure("ERRORINFO_UPSTREAM_NO_LIVE", ""),
         azure("ERRORINFO_NO_ERROR", "502"),
     ];
-    check(&lines.concat(), expect![[r#"
+    check(
+        &lines.concat(),
+        expect![[r#"
         fastly example.com/a/ ->  PHASE_HEADER FAULT_UNSPECIFIED Some(503) backend read error
         fastly example.com/a/ ->  PHASE_CONNECT FAULT_ECONNREFUSED Some(503) Connection refused
         fastly example.com/a/ ->  PHASE_HEADER FAULT_RELAYED Some(503) Service Unavailable
         azure-gateway example.com/a/ -> 10.0.0.7:80 PHASE_SELECT FAULT_NO_LIVE_UPSTREAMS Some(502) UPSTREAM_NO_LIVE
         azure-gateway example.com/a/ -> 10.0.0.7:80 PHASE_HEADER FAULT_RELAYED Some(502) NO_ERROR
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
