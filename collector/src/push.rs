@@ -156,7 +156,11 @@ impl Push {
     ///
     /// # Errors
     /// See [`PushError`].
-    pub async fn take(&self, host: &str, facts: Vec<(Option<i64>, Kind)>) -> Result<(), PushError> {
+    pub async fn take(
+        &self,
+        host: &str,
+        mut facts: Vec<(Option<i64>, Kind)>,
+    ) -> Result<(), PushError> {
         let _one_at_a_time = self.writing.lock().await;
         let known = self.store.hosts().await?;
         let agents = known.iter().any(|row| row.name == host && !row.boot.is_empty());
@@ -167,7 +171,9 @@ impl Push {
         let current = self.store.current(host).await?;
         if !current.iter().any(|seen| matches!(seen.kind, Kind::GatewaySeen(_))) {
             // What makes it a gateway that can be asked about, also after the next start.
-            facts.splice(0..0, gateway_seen(host, &facts));
+            if let Some(seen) = gateway_seen(host, &facts) {
+                facts.insert(0, seen);
+            }
         }
         let append = |facts| Append {
             host: host.to_owned(),
