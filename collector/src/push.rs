@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 use why502_gateway::any::{Any, LINE_MAX};
-use why502_gateway::lines::What;
+use why502_gateway::lines::{Told, What};
 use why502_gateway::redact;
 use why502_proto::v1::{Fault, Phase, RequestFailed};
 use why502_proto::{Entity, Kind, v1};
@@ -130,14 +130,20 @@ pub fn of_lines(lines: &str) -> (Vec<(Option<i64>, Kind)>, usize) {
     for line in lines.lines().filter(|line| !line.trim().is_empty()) {
         let end = line.floor_char_boundary(LINE_MAX);
         unknown += usize::from(any.read(line.get(..end).unwrap_or(line), &mut told).is_none());
-        facts.extend(told.drain(..).filter_map(|told| match told.what {
-            What::Failed(failed) => Some((told.at_us, Kind::RequestFailed(failed))),
-            What::Disabled(gone) => Some((told.at_us, Kind::EndpointDisabled(gone))),
-            // A count of one line is no count of a period, and the rest is not about requests.
-            What::Answered(_) | What::Reloaded(_) | What::Event(_) => None,
-        }));
+        facts.extend(told.drain(..).filter_map(fact));
     }
+    any.pause(&mut told);
+    facts.extend(told.into_iter().filter_map(fact));
     (facts, unknown)
+}
+
+fn fact(told: Told) -> Option<(Option<i64>, Kind)> {
+    match told.what {
+        What::Failed(failed) => Some((told.at_us, Kind::RequestFailed(failed))),
+        What::Disabled(gone) => Some((told.at_us, Kind::EndpointDisabled(gone))),
+        // A count of one line is no count of a period, and the rest is not about requests.
+        What::Answered(_) | What::Reloaded(_) | What::Event(_) => None,
+    }
 }
 
 impl Push {
@@ -165,7 +171,9 @@ impl Push {
         let current = self.store.current(host).await?;
         if !current.iter().any(|seen| matches!(seen.kind, Kind::GatewaySeen(_))) {
             // What makes it a gateway that can be asked about, also after the next start.
-            facts.splice(0..0, gateway_seen(host, &facts));
+            if let Some(seen) = gateway_seen(host, &facts) {
+                facts.insert(0, seen);
+            }
         }
         let append = |facts| Append {
             host: host.to_owned(),

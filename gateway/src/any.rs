@@ -78,6 +78,11 @@ impl Any {
         self.formats.get(at).map(|format| format.name)
     }
 
+    /// No further line is there for now: adds what waited for the next one.
+    pub fn pause(&mut self, told: &mut Vec<Told>) {
+        self.formats.iter_mut().for_each(|format| format.lines.pause(told));
+    }
+
     fn who(&mut self, line: &str) -> Option<usize> {
         let knows = |format: &Format| (format.knows)(line);
         // nginx is last because others are more particular: it may not answer first.

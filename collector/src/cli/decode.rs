@@ -46,6 +46,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut Output<'_>) -> Result<(), Cli
         }
     }
     progress.end();
+    scan.end();
     let tally = &scan.tally;
     let interrupted = interrupted.load(Ordering::Relaxed);
     if tally.formats.is_empty() && tally.lines > 0 && !interrupted {

@@ -112,9 +112,13 @@ impl Scan {
         if let Some(name) = self.any.read(&text(line), &mut self.told) {
             self.tally.known(name);
         }
-        for told in self.told.drain(..) {
-            self.tally.add(told);
-        }
+        self.told.drain(..).for_each(|told| self.tally.add(told));
+    }
+
+    /// No more logs: what readers kept for the next line is counted.
+    pub fn end(&mut self) {
+        self.any.pause(&mut self.told);
+        self.told.drain(..).for_each(|told| self.tally.add(told));
     }
 }
 
