@@ -14,6 +14,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use gateways::{GATEWAYS, Gateway};
 use watch::Facts;
@@ -68,6 +69,9 @@ const SYMPTOMS: &[Symptom] = &[
     Symptom { name: "relayed", to: To::Port(9011) },
 ];
 
+/// Gateways that are started at once on two cores.
+const START_MAX: Duration = Duration::from_secs(30);
+
 const ORIGIN: &str = "[Service]\nType=notify\nNotifyAccess=all\nRuntimeDirectory=origin\n\
     RuntimeDirectoryMode=0755\nExecStart=/usr/bin/python3 /srv/origin.py\n";
 
@@ -116,14 +120,13 @@ fn table(gateway: &Gateway, host: &Host, facts: &Facts) -> String {
     facts.wait(|fact| {
         fact.starts_with("endpoint_declared ") && gateway.owns(fact) && fact.contains("/good")
     });
+    // It may listen before it knows where to send anything.
+    let begun = Instant::now();
+    while get(gateway, host, "good") != "200" && begun.elapsed() < START_MAX {
+        thread::sleep(Duration::from_millis(200));
+    }
     for symptom in SYMPTOMS {
-        let url = format!("http://127.0.0.1:{}/{}/x", gateway.port, symptom.name);
-        let output = host
-            .command("curl")
-            .args(["-s", "-o", "/dev/null", "-m", "20", "-w", "%{http_code}", &url])
-            .output()
-            .unwrap();
-        let status = String::from_utf8_lossy(&output.stdout).into_owned();
+        let status = get(gateway, host, symptom.name);
         let failed = (symptom.name != "good").then(|| {
             facts.wait(|fact| {
                 fact.starts_with("request_failed ")
@@ -135,6 +138,17 @@ fn table(gateway: &Gateway, host: &Host, facts: &Facts) -> String {
         writeln!(table, "  {:15} {status}  {said}", symptom.name).unwrap();
     }
     table
+}
+
+/// The status that a client sees; "000": none.
+fn get(gateway: &Gateway, host: &Host, name: &str) -> String {
+    let url = format!("http://127.0.0.1:{}/{name}/x", gateway.port);
+    let output = host
+        .command("curl")
+        .args(["-s", "-o", "/dev/null", "-m", "20", "-w", "%{http_code}", &url])
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// The parts of a fact that do not change from run to run.
