@@ -1,9 +1,10 @@
-//! What operators ask the collector from a terminal. Everything but the catalogue comes over HTTP, so it works from any
-//! machine that can reach the collector.
+//! What operators ask the collector from a terminal. Everything but the catalogue comes over HTTP,
+//! so it works from any machine that can reach the collector.
 //!
-//! Exit codes: 0 the command worked (also when the answer is "not known" or "nothing is wrong"), 64 wrong usage, 65 input
-//! that is not understood, 66 no such thing, 69 the collector cannot be reached or cannot answer, 74 output failed, 76 it speaks otherwise, 78 a
-//! certificate file is no good.
+//! Exit codes: 0 the command worked (also when the answer is "not known" or "nothing is wrong"), 64
+//! wrong usage, 65 input that is not understood, 66 no such thing, 69 the collector cannot be
+//! reached or cannot answer, 74 output failed, 76 it speaks otherwise, 78 a certificate file is no
+//! good.
 
 use std::io;
 use std::process::ExitCode;
@@ -33,8 +34,8 @@ use output::Output;
 pub enum Command {
     /// Why does the gateway answer 502?
     ///
-    /// Without arguments: the newest open incident. With an id: that incident. With --gateway, --route, --endpoint or
-    /// --at: what that shows, incident or not.
+    /// Without arguments: the newest open incident. With an id: that incident. With --gateway,
+    /// --route, --endpoint or --at: what that shows, incident or not.
     Explain(explain::Arguments),
     /// List incidents: what fails, what would fail, and why
     Incidents(incidents::Arguments),
@@ -46,10 +47,11 @@ pub enum Command {
     Watch(watch::Arguments),
     /// What do these gateway logs say? Needs no agent and no collector
     ///
-    /// Reads logs of any gateway that why502 knows, from files (also .gz) or standard input, and tells for each kind of
-    /// failure how often, where, what the gateway felt, which root causes fit, and the check that separates them. Exits
-    /// with 0 when all was read, 65 when no line is one of a gateway's, 66 when a file could not be read (the others
-    /// were), 130 after Ctrl-C, which shows what was read so far.
+    /// Reads logs of any gateway that why502 knows, from files (also .gz) or standard input, and
+    /// tells for each kind of failure how often, where, what the gateway felt, which root causes
+    /// fit, and the check that separates them. Exits with 0 when all was read, 65 when no line is
+    /// one of a gateway's, 66 when a file could not be read (the others were), 130 after Ctrl-C,
+    /// which shows what was read so far.
     Decode(decode::Arguments),
     /// Show the causes that why502 knows; needs no collector
     Rules(rules::Arguments),
@@ -74,7 +76,8 @@ enum Format {
     Json,
 }
 
-/// Runs a verb and writes its answer to standard output; errors go to standard error and end with what to do.
+/// Runs a verb and writes its answer to standard output; errors go to standard error and end with
+/// what to do.
 pub fn run(command: Command) -> ExitCode {
     let result = match command {
         Command::Explain(arguments) => explain::run(&arguments, &mut Output::stdout()),

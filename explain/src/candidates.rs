@@ -1,7 +1,9 @@
-//! What may be behind a failure of which only the gateway's words are known, as where somebody has nothing but a log.
+//! What may be behind a failure of which only the gateway's words are known, as where somebody has
+//! nothing but a log.
 //!
-//! The rules themselves say what they look at, so a new rule is a candidate without being named here. What follows from
-//! what ([`following`]) is told by example: the effects that rules hand on are made up once, for a host that nobody sees.
+//! The rules themselves say what they look at, so a new rule is a candidate without being named
+//! here. What follows from what ([`following`]) is told by example: the effects that rules hand on
+//! are made up once, for a host that nobody sees.
 
 use why502_proto::v1::{self, Fault, Phase, RequestFailed};
 use why502_proto::{FactId, Kind};
@@ -27,7 +29,8 @@ pub struct Candidates {
     pub causes: Vec<Candidate>,
     /// What the one check is that separates most of them, in words.
     pub separator: &'static str,
-    /// That check as a command; `{endpoint}`, `{host}`, `{port}` and `{path}` stand for what the failure names.
+    /// That check as a command; `{endpoint}`, `{host}`, `{port}` and `{path}` stand for what the
+    /// failure names.
     pub check: &'static str,
 }
 
@@ -40,7 +43,8 @@ const NOW_US: i64 = 1_000_000_000_000_000;
 /// Where a failure that names no peer is taken to have gone: TEST-NET-1 (RFC 5737).
 const SOMEWHERE: &str = "192.0.2.1:80";
 
-/// Causes that only an address with a port can have: a unix socket has no interface, no port and no firewall.
+/// Causes that only an address with a port can have: a unix socket has no interface, no port and no
+/// firewall.
 const TCP_ONLY: [&str; 4] = ["listener.", "firewall.", "gateway.upstream_", "process.starting_"];
 
 /// What may be behind `failed`, of which phase, fault, endpoint and status count.
@@ -63,7 +67,8 @@ pub fn candidates(failed: &RequestFailed) -> Candidates {
     Candidates { causes, separator, check }
 }
 
-/// A gateway that said this, and an origin with a listener and a worker that died, which nobody watches.
+/// A gateway that said this, and an origin with a listener and a worker that died, which nobody
+/// watches.
 fn made_up(failed: &RequestFailed) -> Snapshot {
     let mut failed = failed.clone();
     if failed.endpoint.is_empty() && !matches!(failed.phase(), Phase::Select | Phase::Resolve) {

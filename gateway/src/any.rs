@@ -1,7 +1,8 @@
 //! Lines of any gateway, of which nobody says which: each is given to the reader that knows it.
 //!
-//! Most lines of a log tell of requests that went well. [`Search`] finds the others by their bytes, so that only those are
-//! read: a status that a gateway answers for an upstream's failure, or a word that error logs have.
+//! Most lines of a log tell of requests that went well. [`Search`] finds the others by their bytes,
+//! so that only those are read: a status that a gateway answers for an upstream's failure, or a
+//! word that error logs have.
 
 use std::borrow::Cow;
 
@@ -58,7 +59,8 @@ impl Any {
             knows: nginx::lines::knows,
             lines: Box::new(NginxLines::without_configuration(Some(zone))),
         };
-        // The predefined format of nginx is also Apache's, and the beginning of others: it is asked last.
+        // The predefined format of nginx is also Apache's, and the beginning of others: it is asked
+        // last.
         Self { formats: kinds.chain(cdns).chain([nginx]).collect(), last: 0 }
     }
 
@@ -111,8 +113,9 @@ impl Any {
     }
 }
 
-/// What a line holds that something between the gateway and the file wrote: Docker's JSON, Kubernetes' prefix
-/// (`TIME stderr F `), or the head of a line of syslog or journalctl; and its time, where that has a zone.
+/// What a line holds that something between the gateway and the file wrote: Docker's JSON,
+/// Kubernetes' prefix (`TIME stderr F `), or the head of a line of syslog or journalctl; and its
+/// time, where that has a zone.
 fn unwrapped(line: &str) -> Option<(Cow<'_, str>, Option<i64>)> {
     if line.starts_with('{') {
         let Ok(Value::Object(fields)) = serde_json::from_str(line) else { return None };
@@ -144,7 +147,8 @@ fn micros(text: &str) -> Option<i64> {
 #[derive(Clone, Debug)]
 pub struct Search(AhoCorasick);
 
-/// Statuses that a gateway, or a network of them, answers for an upstream's failure. They come first.
+/// Statuses that a gateway, or a network of them, answers for an upstream's failure. They come
+/// first.
 const STATUSES: [&str; 11] =
     ["502", "503", "504", "520", "521", "522", "523", "524", "525", "526", "530"];
 

@@ -14,7 +14,6 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use gateways::{GATEWAYS, Gateway};
 use watch::Facts;
@@ -69,9 +68,6 @@ const SYMPTOMS: &[Symptom] = &[
     Symptom { name: "relayed", to: To::Port(9011) },
 ];
 
-/// Gateways that are started at once on two cores.
-const START_MAX: Duration = Duration::from_secs(30);
-
 const ORIGIN: &str = "[Service]\nType=notify\nNotifyAccess=all\nRuntimeDirectory=origin\n\
     RuntimeDirectoryMode=0755\nExecStart=/usr/bin/python3 /srv/origin.py\n";
 
@@ -121,12 +117,10 @@ fn table(gateway: &Gateway, host: &Host, facts: &Facts) -> String {
         fact.starts_with("endpoint_declared ") && gateway.owns(fact) && fact.contains("/good")
     });
     // It may listen before it knows where to send anything.
-    let begun = Instant::now();
-    while get(gateway, host, "good") != "200" && begun.elapsed() < START_MAX {
-        thread::sleep(Duration::from_millis(200));
-    }
+    let retry = ["--retry", "30", "--retry-delay", "1", "--retry-all-errors", "-f"];
+    get(gateway, host, "good", &retry);
     for symptom in SYMPTOMS {
-        let status = get(gateway, host, symptom.name);
+        let status = get(gateway, host, symptom.name, &[]);
         let failed = (symptom.name != "good").then(|| {
             facts.wait(|fact| {
                 fact.starts_with("request_failed ")
@@ -141,11 +135,13 @@ fn table(gateway: &Gateway, host: &Host, facts: &Facts) -> String {
 }
 
 /// The status that a client sees; "000": none.
-fn get(gateway: &Gateway, host: &Host, name: &str) -> String {
+fn get(gateway: &Gateway, host: &Host, name: &str, more: &[&str]) -> String {
     let url = format!("http://127.0.0.1:{}/{name}/x", gateway.port);
     let output = host
         .command("curl")
-        .args(["-s", "-o", "/dev/null", "-m", "20", "-w", "%{http_code}", &url])
+        .args(["-s", "-o", "/dev/null", "-m", "20", "-w", "%{http_code}"])
+        .args(more)
+        .arg(&url)
         .output()
         .unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()

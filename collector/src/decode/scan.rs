@@ -8,7 +8,8 @@ use why502_gateway::lines::Told;
 
 use super::tally::Tally;
 
-/// Bytes that are looked at together. Large enough that a search costs nothing to begin, and no more than a cache holds.
+/// Bytes that are looked at together. Large enough that a search costs nothing to begin, and no
+/// more than a cache holds.
 const PIECE: usize = 1 << 20;
 
 /// A reader of any number of logs, one after the other.
@@ -25,7 +26,8 @@ impl Default for Scan {
     fn default() -> Self {
         Self {
             search: Search::new(),
-            // Error logs have the local time of a host that nobody names: it is shown as it stands there.
+            // Error logs have the local time of a host that nobody names: it is shown as it stands
+            // there.
             any: Any::new(TimeZone::UTC),
             told: Vec::new(),
             tally: Tally::default(),
@@ -34,7 +36,8 @@ impl Default for Scan {
 }
 
 impl Scan {
-    /// Reads `input` to its end; `goes_on` is told the bytes of each piece, and ends it with `false`.
+    /// Reads `input` to its end; `goes_on` is told the bytes of each piece, and ends it with
+    /// `false`.
     ///
     /// # Errors
     ///

@@ -1,7 +1,9 @@
-//! Where failed requests of gateways without an agent are pushed. The only address that takes anything.
+//! Where failed requests of gateways without an agent are pushed. The only address that takes
+//! anything.
 //!
-//! Who may write is decided as for agents without TLS: the port is on loopback, or was opened by `insecure-plaintext`. A
-//! page of a stranger cannot: browsers ask before they send JSON to another origin, and nobody answers them.
+//! Who may write is decided as for agents without TLS: the port is on loopback, or was opened by
+//! `insecure-plaintext`. A page of a stranger cannot: browsers ask before they send JSON to another
+//! origin, and nobody answers them.
 
 use axum::Json;
 use axum::body::{Bytes, to_bytes};

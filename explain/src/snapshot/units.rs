@@ -244,8 +244,8 @@ impl Snapshot {
         }
         // The old process is older than the order; the new one is younger, or at least than the old
         // one's end: the order may be heard of late.
-        // A start may be told too old by a tick, and an end too late by some 10 ms on a busy host: who was told to stop,
-        // or ended after the order, is the one that the order was for.
+        // A start may be told too old by a tick, and an end too late by some 10 ms on a busy host:
+        // who was told to stop, or ended after the order, is the one that the order was for.
         let ordered =
             |old: &Death| old.at_us >= job.at_us() || (!old.abnormal() && old.how_known());
         started_us > job.at_us()

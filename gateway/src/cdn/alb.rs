@@ -1,7 +1,8 @@
 //! AWS Application Load Balancer: access log.
 //!
-//! <https://docs.aws.amazon.com/elasticloadbalancing/latest/application/load-balancer-access-logs.html>: words separated
-//! by blanks, some in quotes. The times of request, target and response are -1 where that stage was not reached.
+//! <https://docs.aws.amazon.com/elasticloadbalancing/latest/application/load-balancer-access-logs.html>:
+//! words separated by blanks, some in quotes. The times of request, target and response are -1
+//! where that stage was not reached.
 
 use why502_proto::v1::{Fault, Phase};
 
@@ -48,7 +49,8 @@ fn read(line: &str) -> Option<Answer> {
     })
 }
 
-/// What the times and statuses tell. A target that was chosen and never answered may have refused, reset or closed.
+/// What the times and statuses tell. A target that was chosen and never answered may have refused,
+/// reset or closed.
 fn felt(
     status: u16,
     target_status: Option<u16>,
@@ -71,7 +73,8 @@ fn felt(
     })
 }
 
-/// "web" of "arn:aws:elasticloadbalancing:eu-central-1:123456789012:targetgroup/web/73e2d6bc24d8a067".
+/// "web" of
+/// "arn:aws:elasticloadbalancing:eu-central-1:123456789012:targetgroup/web/73e2d6bc24d8a067".
 fn group(arn: &str) -> &str {
     arn.split_once(":targetgroup/").map_or("", |(_, rest)| rest.split('/').next().unwrap_or(""))
 }

@@ -1,7 +1,7 @@
 //! Azure Application Gateway: access log, one JSON object on a line.
 //!
-//! <https://learn.microsoft.com/azure/application-gateway/monitor-application-gateway-reference>: `error_info` of version 2 says
-//! why, `serverStatus` what the pool's member answered.
+//! <https://learn.microsoft.com/azure/application-gateway/monitor-application-gateway-reference>:
+//! `error_info` of version 2 says why, `serverStatus` what the pool's member answered.
 
 use why502_proto::v1::{Fault, Phase};
 

@@ -1,7 +1,8 @@
 //! Fastly: real-time logging in the JSON that its control panel proposes.
 //!
-//! <https://www.fastly.com/documentation/guides/integrations/streaming-logs/useful-variables-to-log/>. Fastly answers 503 with a
-//! reason phrase of its own (`response_reason`); another phrase is the origin's.
+//! <https://www.fastly.com/documentation/guides/integrations/streaming-logs/useful-variables-to-log/>.
+//! Fastly answers 503 with a reason phrase of its own (`response_reason`); another phrase is the
+//! origin's.
 
 use why502_proto::v1::{Fault, Phase};
 
