@@ -295,7 +295,10 @@ impl<T: Fn(Interest)> Gateways<T> {
                 self.observer.blinded(v1::Source::Gateway, name, &reason, grant);
             }
         }
-        self.logs.follow(wanted, blind, &self.roots, &self.given.marks, &self.observer);
+        // A log that is followed again goes on where it was left.
+        let mut marks = self.given.marks.clone();
+        marks.extend(self.observer.marks());
+        self.logs.follow(wanted, blind, &self.roots, &marks, &self.observer);
         let nginx = self.instances.values().flat_map(Instance::unix_clients);
         let clients: Vec<_> = nginx
             .chain(self.daemons.unix_clients())

@@ -88,6 +88,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Waiting {
     lines: VecDeque<(Moment, Line)>,
+    /// So many went at the bound.
+    lost: u64,
     known: bool,
 }
 
@@ -101,11 +103,16 @@ impl JournalLines {
 
     /// All gateways that run have been looked at.
     pub fn known(&self) {
-        let lines = {
+        let (lines, count) = {
             let mut waiting = self.0.waiting.borrow_mut();
             waiting.known = true;
-            std::mem::take(&mut waiting.lines)
+            (std::mem::take(&mut waiting.lines), std::mem::take(&mut waiting.lost))
         };
+        if count > 0 {
+            let dropped = v1::JournalDropped { unit: String::new(), count };
+            let told = (Moment::now(), Kind::JournalDropped(dropped));
+            self.0.gathered.borrow_mut().others.push(told);
+        }
         lines.into_iter().for_each(|(at, line)| self.read(&line, at));
     }
 
@@ -115,6 +122,7 @@ impl JournalLines {
         if !waiting.known {
             if waiting.lines.len() >= WAITING_MAX {
                 waiting.lines.pop_front();
+                waiting.lost += 1;
             }
             waiting.lines.push_back((at, line.clone()));
             return;

@@ -76,6 +76,8 @@ pub struct Log {
 #[derive(Debug, Default)]
 pub struct Logs {
     logs: BTreeMap<PathBuf, Log>,
+    /// Followed no more, and not all that was read of them is told.
+    leaving: Vec<Log>,
     /// Scope, and why and what mends it.
     blind: BTreeMap<String, (String, String)>,
 }
@@ -85,12 +87,19 @@ impl Logs {
     pub fn follow(
         &mut self,
         wanted: BTreeMap<PathBuf, Wanted>,
-        blind: BTreeMap<String, (String, String)>,
+        mut blind: BTreeMap<String, (String, String)>,
         roots: &Roots,
         marks: &Marks,
         observer: &Observer,
     ) {
-        self.logs.retain(|path, _| wanted.contains_key(path));
+        let gone = self.logs.extract_if(.., |path, _| !wanted.contains_key(path));
+        self.leaving.extend(gone.map(|(_, log)| log).filter(|log| log.gathered.due_us().is_some()));
+        if wanted.len() > LOGS_MAX {
+            let reason =
+                format!("{} of {} logs are not followed", wanted.len() - LOGS_MAX, wanted.len());
+            let grant = "let sites share an error log".to_owned();
+            blind.insert("logs".to_owned(), (reason, grant));
+        }
         for (path, wanted) in wanted.into_iter().take(LOGS_MAX) {
             let log = self.logs.entry(path.clone()).or_insert_with(|| {
                 let mark = marks.get(&format!("log {}", path.display())).cloned();
@@ -151,11 +160,14 @@ impl Logs {
 
     /// Tells what is due of every log. `false`: the agent is shutting down.
     pub async fn flush(&mut self, observer: &Observer) -> bool {
-        for log in self.logs.values_mut() {
+        let now = Moment::now();
+        self.leaving.iter_mut().for_each(|log| log.gathered.urge(now));
+        for log in self.leaving.iter_mut().chain(self.logs.values_mut()) {
             if !log.flush(observer).await {
                 return false;
             }
         }
+        self.leaving.clear();
         true
     }
 }
