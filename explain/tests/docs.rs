@@ -1,8 +1,6 @@
 //! `docs/causes.md` is the catalogue, written for people. To accept a change:
 //! `UPDATE_EXPECT=1 cargo test -p why502-explain --test docs`.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fmt::Write as _;
 
 use why502_explain::{candidates, catalog};
