@@ -8,7 +8,7 @@ use std::time::Duration;
 use why502_tests::lab::Host;
 
 /// Longer than any of the gateways' timers.
-const WAIT: Duration = Duration::from_secs(8);
+const WAIT: Duration = Duration::from_secs(5);
 
 /// They are kept, so that one that came early is found too.
 pub(crate) struct Facts {
