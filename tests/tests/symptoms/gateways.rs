@@ -169,7 +169,7 @@ fn envoy(symptoms: &[Symptom]) -> String {
     for Symptom { name, to } in symptoms {
         writeln!(
             routes,
-            "              - {{match: {{prefix: /{name}/}}, route: {{cluster: {name}, timeout: 1s}}}}"
+            "              - {{match: {{prefix: /{name}/}}, route: {{cluster: {name}, timeout: 2s}}}}"
         )
         .unwrap();
         let (kind, address) = match to {
