@@ -279,6 +279,24 @@ fn a_peer_that_failed_its_health_check_is_asked_why() {
 }
 
 #[test]
+fn what_ended_while_the_agent_was_away_does_not_run() {
+    let started = "T-700.000 app-1 process_started pid=4121 unit=api.service comm=api\n";
+    let away = "T-100.000 app-1 agent_started version=1\n\
+                T-99.900 app-1 source_seeing source=process\n\
+                T-99.900 app-1 source_seeing source=unit\n\
+                T-99.900 app-1 source_seeing source=listener\n";
+    check(&[SERVED, started, away, REFUSED], "observed proven: process.not_running");
+    // The sibling: it runs on, and closed its port meanwhile.
+    let told = "T-99.950 app-1 unit_state unit=api.service load=loaded active=active sub=running \
+                main_pid=4121 existing=true\n\
+                T-99.950 app-1 process_started pid=4121 unit=api.service comm=api existing=true\n";
+    check(
+        &[SERVED, started, &away.replace("T-99.900", "T-99.800"), told, REFUSED],
+        "observed proven: listener.absent_port",
+    );
+}
+
+#[test]
 fn a_gateway_that_only_says_502_met_what_was_there() {
     let bad = REFUSED.replace("phase=connect", "").replace("fault=econnrefused", "status=502");
     check(&[SERVED, DIED, &bad], "observed proven: process.not_running <- process.killed_external");

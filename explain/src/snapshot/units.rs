@@ -82,9 +82,12 @@ impl Snapshot {
         let death = self.main_deaths(host, unit, late_us).next_back();
         let state = self.unit_state(host, unit, at_us);
         let after_death = |us: i64| death.is_none_or(|death| us > death.at_us);
+        let lapsed = self.told_anew(host, v1::Source::Process, at_us);
+        let lapsed_us = lapsed.map_or(i64::MIN, |(since_us, _)| since_us);
         let started = self
             .on::<v1::ProcessStarted>(host)
             .filter(|start| start.what.unit == unit && start.at_us() <= at_us)
+            .filter(|start| start.at_us() >= lapsed_us)
             .filter(|start| !self.ended(host, start.what, at_us))
             .find(|start| after_death(start.at_us()));
         // What runs before the main process does (ExecStartPre=) is of the unit too.
@@ -105,6 +108,12 @@ impl Snapshot {
             return death
                 .map_or(Run::Unknown, |death| Run::Down { death: Some(death), proof: None });
         };
+        // systemd has forgotten it: a unit that is stopped and that nothing refers to.
+        if let Some((since_us, proof)) = self.told_anew(host, v1::Source::Unit, at_us)
+            && state.at_us() < since_us
+        {
+            return Run::Down { death, proof: Some(proof) };
+        }
         let what = state.what;
         let dead_pid = death.map_or(0, |death| death.pid);
         let alive = what.main_pid != 0
@@ -123,6 +132,18 @@ impl Snapshot {
             return Run::Up { since_us: i64::MIN, pid: what.main_pid, proof: state.seen };
         }
         Run::Down { death, proof: Some(state.seen) }
+    }
+
+    /// Since when an agent has told everything of this source anew, and its word for that: what was
+    /// told before and not again is so no more.
+    fn told_anew(&self, host: &str, source: v1::Source, at_us: i64) -> Option<(i64, &Seen)> {
+        let started = self.on::<v1::AgentStarted>(host).rfind(|start| start.at_us() <= at_us)?;
+        let seeing = self.on::<v1::SourceSeeing>(host).find(|seeing| {
+            seeing.what.source() == source
+                && seeing.what.scope.is_empty()
+                && (started.at_us()..=at_us).contains(&seeing.at_us())
+        })?;
+        Some((started.at_us(), seeing.seen))
     }
 
     fn first_with_pid<'a>(
