@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -161,6 +162,8 @@ fn effective(config: Config, instance: String) -> Effective {
         speech: Speech::Http,
         address,
         questions: vec!["/config/".to_owned()],
+        // Caddy writes a line into its log for each question, and one when it takes another configuration.
+        every: Duration::from_secs(300),
     });
     let targets = config.logs.clone();
     let config = Arc::new(config);

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use why502_proto::v1;
 
@@ -89,7 +90,12 @@ pub struct Admin {
     pub address: String,
     /// What is asked, one after the other: paths of HTTP requests, or commands of a socket.
     pub questions: Vec<String>,
+    /// How often: as often as the answer may change by itself, and no more than its log can bear.
+    pub every: Duration,
 }
+
+/// Addresses, and peers that health checks took out, change by themselves.
+pub const ASK_EVERY: Duration = Duration::from_secs(10);
 
 /// How an admin interface is spoken to. Only ever asked, never told to do something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

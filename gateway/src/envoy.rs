@@ -15,7 +15,7 @@ use self::model::Model;
 use self::resources::Resources;
 use self::route::Route;
 use crate::document::{Document, Node, Syntax};
-use crate::effective::{Admin, Effective, Log, Speech, Start, Target};
+use crate::effective::{ASK_EVERY, Admin, Effective, Log, Speech, Start, Target};
 use crate::files::Files;
 use crate::kind::Kind;
 use crate::lines::Lines;
@@ -130,6 +130,7 @@ fn admin(root: &Node) -> Option<Admin> {
         speech: Speech::Http,
         address,
         questions: questions.into_iter().map(str::to_owned).collect(),
+        every: ASK_EVERY,
     })
 }
 

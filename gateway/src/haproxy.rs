@@ -13,7 +13,7 @@ use self::load::{Line, Loaded};
 use self::logs::Logs;
 use self::proxy::{Defaults, Mode, Section, Settings};
 use self::server::{Around, Server};
-use crate::effective::{Admin, Effective, Log, Speech, Start};
+use crate::effective::{ASK_EVERY, Admin, Effective, Log, Speech, Start};
 use crate::kind::Kind;
 use crate::place::Problem;
 
@@ -162,6 +162,7 @@ fn effective(loaded: Loaded, instance: String, start: &Start) -> Effective {
             speech: Speech::Socket,
             address: words::expand(&address, &loaded.environment),
             questions: answers::QUESTIONS.map(str::to_owned).into(),
+            every: ASK_EVERY,
         }),
         problems,
         watched: loaded.watched,

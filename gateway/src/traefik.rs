@@ -9,7 +9,7 @@ use self::dynamic::{Dynamic, Transport};
 use self::lines::{Shared, TraefikLines};
 use self::model::Model;
 use crate::document::{Document, Node, Syntax};
-use crate::effective::{Admin, Effective, Log, Speech, Start, Target};
+use crate::effective::{ASK_EVERY, Admin, Effective, Log, Speech, Start, Target};
 use crate::files::{Files, below};
 use crate::kind::Kind;
 use crate::lines::Lines;
@@ -123,6 +123,7 @@ fn admin(root: &Node, points: &BTreeMap<String, Point>) -> Option<Admin> {
         speech: Speech::Http,
         address: point.address.clone(),
         questions: vec![format!("{base}/api/rawdata")],
+        every: ASK_EVERY,
     })
 }
 

@@ -30,11 +30,18 @@ pub async fn ask(admin: &Admin) -> io::Result<Vec<String>> {
 }
 
 async fn connect(address: &str) -> io::Result<TcpStream> {
-    // What listens on every address listens on loopback too.
-    let address = address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:");
-    let found = tokio::net::lookup_host(address).await?;
+    let found = tokio::net::lookup_host(on_loopback(address)).await?;
     let local = found.filter(|address| address.ip().is_loopback()).collect::<Vec<_>>();
     TcpStream::connect(local.as_slice()).await
+}
+
+/// What listens on every address listens on loopback too.
+fn on_loopback(address: &str) -> String {
+    match (address.strip_prefix("0.0.0.0:"), address.strip_prefix("[::]:")) {
+        (Some(port), _) => format!("127.0.0.1:{port}"),
+        (_, Some(port)) => format!("[::1]:{port}"),
+        _ => address.to_owned(),
+    }
 }
 
 async fn speak(
@@ -71,6 +78,13 @@ fn body(answer: &str) -> io::Result<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_address_of_all_is_another_here() {
+        assert_eq!(on_loopback("0.0.0.0:8404"), "127.0.0.1:8404");
+        assert_eq!(on_loopback("[::]:9901"), "[::1]:9901");
+        assert_eq!(on_loopback("10.0.0.0:80"), "10.0.0.0:80");
+    }
 
     #[test]
     fn only_a_success_has_a_body() {

@@ -18,9 +18,6 @@ use super::{admin, names};
 use crate::observe::Observer;
 use crate::source::{Roots, UnixClient};
 
-/// What a gateway says of itself is asked this often: addresses, peers that its health checks took out.
-const ASK_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
-
 /// A gateway, running or only configured.
 #[derive(Debug)]
 pub struct Daemon {
@@ -178,7 +175,7 @@ impl Daemon {
     /// Asks what it runs with; `true`: the answer is news.
     async fn ask(&mut self, anew: bool) -> bool {
         let Some(admin) = self.effective.admin.clone() else { return false };
-        let soon = self.asked.is_some_and(|asked| asked.elapsed() < ASK_EVERY);
+        let soon = self.asked.is_some_and(|asked| asked.elapsed() < admin.every);
         if self.leader.is_none() || (soon && !anew) {
             return false;
         }

@@ -78,7 +78,7 @@ pub struct JournalLines(Rc<Inner>);
 struct Inner {
     readers: RefCell<Vec<Reader>>,
     gathered: RefCell<Gathered>,
-    /// `None`: the gateways are known.
+    /// What came before the gateways were known.
     waiting: RefCell<Waiting>,
     reloaded: RefCell<BTreeSet<String>>,
     crashed: RefCell<BTreeSet<(String, u32)>>,
