@@ -44,6 +44,7 @@ pub mod nginx;
 pub mod process;
 pub mod stamp;
 pub mod tail;
+pub mod told;
 pub mod watch;
 
 /// The net below inotify, and how soon a reload, a start or an end of a gateway is noticed without any request.

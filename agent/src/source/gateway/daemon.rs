@@ -1,19 +1,17 @@
 //! One gateway that is not nginx: what it runs with, and what of that was told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use tokio::time::Instant;
 use why502_gateway::effective::{Effective, Log, Start, Target};
-use why502_gateway::files::below;
 use why502_gateway::kind;
 use why502_gateway::lines::Lines;
-use why502_gateway::place::Problem;
 use why502_proto::{Kind, v1};
 
 use super::journal_lines::{JournalLines, Reader};
 use super::process::{self, Leader};
+use super::told::{self, Stamp, Told};
 use super::{admin, names};
 use crate::observe::Observer;
 use crate::source::{Roots, UnixClient};
@@ -36,12 +34,10 @@ pub struct Daemon {
     user: Option<(u32, Vec<u32>)>,
     asked: Option<Instant>,
     answers: Vec<String>,
-    seen: Option<v1::GatewaySeen>,
-    declared: BTreeMap<(String, String), v1::EndpointDeclared>,
-    problems: BTreeSet<Problem>,
+    told: Told,
     /// Peers that it said it does not ask.
     disabled: Vec<v1::EndpointDisabled>,
-    stamp: Vec<Option<(u64, i64)>>,
+    stamp: Stamp,
 }
 
 /// What [`Daemon::look`] found.
@@ -69,9 +65,7 @@ impl Daemon {
             user: None,
             asked: None,
             answers: Vec::new(),
-            seen: None,
-            declared: BTreeMap::new(),
-            problems: BTreeSet::new(),
+            told: Told::default(),
             disabled: Vec::new(),
             stamp: Vec::new(),
         }
@@ -132,14 +126,16 @@ impl Daemon {
         self.place_logs(lines);
         self.tell_seen(observer);
         // What needs no name, and no answer of the gateway, is told before anybody waits.
-        self.tell_declared(observer, false);
+        let known = self.effective.endpoints.iter().filter(|fact| !fact.addresses.is_empty());
+        self.told.some_declared(observer, known);
         if self.ask(true).await {
             self.place_asked(observer, lines);
         }
         self.resolve().await;
-        self.tell_declared(observer, true);
+        self.tell_declared(observer);
         self.tell_disabled(observer);
-        self.tell_problems(observer);
+        let name = (self.kind.name, self.effective.instance.as_str());
+        self.told.problems(observer, name, &self.effective.problems);
     }
 
     /// Looks whether it is as it was taken.
@@ -158,7 +154,7 @@ impl Daemon {
         if self.ask(false).await {
             self.place_asked(observer, lines);
             self.resolve().await;
-            self.tell_declared(observer, true);
+            self.tell_declared(observer);
             self.tell_disabled(observer);
         }
         Look::Same
@@ -249,39 +245,17 @@ impl Daemon {
             access_logs: Vec::new(),
             listens: self.effective.listens.iter().cloned().collect(),
         };
-        if self.seen.as_ref() != Some(&seen) {
-            observer.observe(Kind::GatewaySeen(seen.clone()));
-            self.seen = Some(seen);
-        }
+        self.told.seen(observer, seen);
     }
 
-    /// Tells new endpoints and, at the end, which are no more.
-    fn tell_declared(&mut self, observer: &Observer, resolved: bool) {
+    /// Tells all endpoints, by route and endpoint.
+    fn tell_declared(&mut self, observer: &Observer) {
         let mut declared = BTreeMap::new();
         for fact in &self.effective.endpoints {
             let name = (fact.route.clone(), fact.endpoint.clone());
             declared.entry(name).or_insert_with(|| fact.clone());
         }
-        for (name, fact) in &declared {
-            let wait = !resolved && fact.addresses.is_empty();
-            if !wait && self.declared.get(name) != Some(fact) {
-                observer.observe(Kind::EndpointDeclared(fact.clone()));
-                self.declared.insert(name.clone(), fact.clone());
-            }
-        }
-        if resolved {
-            let gone = self.declared.keys().filter(|name| !declared.contains_key(name));
-            gone.for_each(|(route, endpoint)| self.withdraw(observer, route, endpoint));
-            self.declared = declared;
-        }
-    }
-
-    fn withdraw(&self, observer: &Observer, route: &str, endpoint: &str) {
-        observer.observe(Kind::EndpointWithdrawn(v1::EndpointWithdrawn {
-            instance: self.effective.instance.clone(),
-            route: route.to_owned(),
-            endpoint: endpoint.to_owned(),
-        }));
+        self.told.all_declared(observer, declared);
     }
 
     /// Tells peers that it says it does not ask now, and asked when it said so last.
@@ -295,50 +269,18 @@ impl Daemon {
         news.for_each(|fact| observer.observe(Kind::EndpointDisabled(fact.clone())));
     }
 
-    fn tell_problems(&mut self, observer: &Observer) {
-        let now = self.effective.problems.clone();
-        let tell = |problem: &Problem, mended| {
-            observer.observe(Kind::GatewayConfigError(v1::GatewayConfigError {
-                gateway: self.kind.name.to_owned(),
-                instance: self.effective.instance.clone(),
-                file: problem.place.file.to_string(),
-                line: problem.place.line,
-                text: problem.text.clone(),
-                mended,
-            }));
-        };
-        now.difference(&self.problems).for_each(|problem| tell(problem, false));
-        self.problems.difference(&now).for_each(|problem| tell(problem, true));
-        self.problems = now;
-    }
-
     /// Its configuration is gone and it does not run.
     pub fn tell_gone(&self, observer: &Observer, lines: &JournalLines) {
-        for (route, endpoint) in self.declared.keys() {
-            self.withdraw(observer, route, endpoint);
-        }
-        let instance = self.effective.instance.clone();
-        lines.set(&instance, Vec::new());
-        observer.observe(Kind::GatewayGone(v1::GatewayGone { instance }));
+        lines.set(&self.effective.instance, Vec::new());
+        self.told.gone(observer, &self.effective.instance);
     }
 
-    fn stamps(&self) -> Vec<Option<(u64, i64)>> {
-        let stamp = |path: &PathBuf| {
-            let metadata = std::fs::metadata(below(&self.start.root, path)).ok()?;
-            let nanoseconds = metadata.mtime().wrapping_mul(1_000_000_000) + metadata.mtime_nsec();
-            Some((metadata.ino(), nanoseconds))
-        };
-        self.effective.watched.iter().map(stamp).collect()
+    fn stamps(&self) -> Stamp {
+        told::stamp(&self.start.root, self.effective.watched.iter())
     }
 
     /// Unix sockets that it connects to, and as whom.
     pub fn unix_clients(&self) -> Vec<UnixClient> {
-        let paths: BTreeSet<&str> = self
-            .declared
-            .keys()
-            .filter_map(|(_, endpoint)| endpoint.strip_prefix("unix:"))
-            .collect();
-        let client = |path: &str| UnixClient { path: path.into(), user: self.user.clone() };
-        paths.into_iter().map(client).collect()
+        self.told.unix_clients(self.user.as_ref())
     }
 }

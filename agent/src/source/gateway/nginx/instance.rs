@@ -1,15 +1,15 @@
 //! One nginx on the host: what it runs with, and what of that was told.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use why502_gateway::effective::Target;
 use why502_gateway::nginx::version::Build;
-use why502_gateway::nginx::{self, Declared, Effective, NAME, Paths};
-use why502_gateway::place::Problem;
-use why502_proto::{Kind, v1};
+use why502_gateway::nginx::{self, Effective, NAME, Paths};
+use why502_proto::v1;
 
+use super::super::told::{self, Stamp, Told};
 use super::running::{self, Master};
 use crate::observe::Observer;
 use crate::source::{Roots, UnixClient, gateway::names};
@@ -29,16 +29,14 @@ pub struct Instance {
     /// What its configuration means.
     pub effective: Effective,
     build: Build,
-    declared: Declared,
-    problems: BTreeSet<Problem>,
-    seen: Option<v1::GatewaySeen>,
+    told: Told,
     workers: BTreeSet<u32>,
     /// Workers whose lines were expected already.
     known: BTreeSet<u32>,
     crashed: BTreeSet<u32>,
     user: Option<(u32, Vec<u32>)>,
     /// Changes of the files it depends on; looked at while it does not run.
-    stamp: Vec<Option<(u64, i64)>>,
+    stamp: Stamp,
 }
 
 impl Instance {
@@ -50,9 +48,7 @@ impl Instance {
             paths,
             build,
             effective: Effective::default(),
-            declared: Declared::new(),
-            problems: BTreeSet::new(),
-            seen: None,
+            told: Told::default(),
             workers: BTreeSet::new(),
             known: BTreeSet::new(),
             crashed: BTreeSet::new(),
@@ -80,7 +76,9 @@ impl Instance {
         self.tell_seen(observer);
         if !ask.is_empty() {
             // What needs no name is told before anybody waits for a resolver.
-            self.tell_declared(observer, false);
+            let declared = nginx::declared(&self.effective.config, &self.name);
+            let known = declared.values().filter(|fact| !ask.contains(&fact.endpoint));
+            self.told.some_declared(observer, known);
             let resolved = names::resolve(ask).await;
             for peer in Arc::make_mut(&mut self.effective.config)
                 .peers_mut()
@@ -90,8 +88,8 @@ impl Instance {
                 peer.addresses = resolved.get(&peer.endpoint).cloned().unwrap_or_default();
             }
         }
-        self.tell_declared(observer, true);
-        self.tell_problems(observer);
+        self.told.all_declared(observer, nginx::declared(&self.effective.config, &self.name));
+        self.told.problems(observer, (NAME, &self.name), &self.effective.problems);
     }
 
     /// Tells that it is there, if that is news.
@@ -124,69 +122,12 @@ impl Instance {
             access_logs: unique(access_logs.collect()),
             listens: unique(listens.collect()),
         };
-        if self.seen.as_ref() != Some(&seen) {
-            observer.observe(Kind::GatewaySeen(seen.clone()));
-            self.seen = Some(seen);
-        }
-    }
-
-    /// Tells new endpoints and, at the end, which are no more.
-    fn tell_declared(&mut self, observer: &Observer, resolved: bool) {
-        let names: BTreeSet<String> = Arc::make_mut(&mut self.effective.config)
-            .peers_mut()
-            .into_iter()
-            .filter(|peer| peer.name)
-            .map(|peer| peer.endpoint.clone())
-            .collect();
-        let declared = nginx::declared(&self.effective.config, &self.name);
-        for (name, fact) in &declared {
-            let wait = !resolved && names.contains(&fact.endpoint);
-            if !wait && self.declared.get(name) != Some(fact) {
-                observer.observe(Kind::EndpointDeclared(fact.clone()));
-                self.declared.insert(name.clone(), fact.clone());
-            }
-        }
-        if resolved {
-            for (route, endpoint) in
-                self.declared.keys().filter(|name| !declared.contains_key(name))
-            {
-                self.withdraw(observer, route, endpoint);
-            }
-            self.declared = declared;
-        }
-    }
-
-    fn withdraw(&self, observer: &Observer, route: &str, endpoint: &str) {
-        observer.observe(Kind::EndpointWithdrawn(v1::EndpointWithdrawn {
-            instance: self.name.clone(),
-            route: route.to_owned(),
-            endpoint: endpoint.to_owned(),
-        }));
-    }
-
-    fn tell_problems(&mut self, observer: &Observer) {
-        let now = self.effective.problems.clone();
-        let tell = |problem: &Problem, mended| {
-            observer.observe(Kind::GatewayConfigError(v1::GatewayConfigError {
-                gateway: NAME.to_owned(),
-                instance: self.name.clone(),
-                file: problem.place.file.to_string(),
-                line: problem.place.line,
-                text: problem.text.clone(),
-                mended,
-            }));
-        };
-        now.difference(&self.problems).for_each(|problem| tell(problem, false));
-        self.problems.difference(&now).for_each(|problem| tell(problem, true));
-        self.problems = now;
+        self.told.seen(observer, seen);
     }
 
     /// Its configuration is gone and it does not run.
     pub fn tell_gone(&self, observer: &Observer) {
-        for (route, endpoint) in self.declared.keys() {
-            self.withdraw(observer, route, endpoint);
-        }
-        observer.observe(Kind::GatewayGone(v1::GatewayGone { instance: self.name.clone() }));
+        self.told.gone(observer, &self.name);
     }
 
     /// Looks at the workers; `true`: there are new ones that replace no dead ones, so nginx took its configuration again.
@@ -250,26 +191,13 @@ impl Instance {
         self.stamps(root) != self.stamp
     }
 
-    fn stamps(&self, root: &Path) -> Vec<Option<(u64, i64)>> {
-        use std::os::unix::fs::MetadataExt as _;
-        let stamp = |path: &PathBuf| {
-            let metadata = std::fs::metadata(why502_gateway::files::below(root, path)).ok()?;
-            let nanoseconds = metadata.mtime().wrapping_mul(1_000_000_000) + metadata.mtime_nsec();
-            Some((metadata.ino(), nanoseconds))
-        };
-        let conf = std::iter::once(&self.paths.conf);
-        conf.chain(&self.effective.watched).map(stamp).collect()
+    fn stamps(&self, root: &Path) -> Stamp {
+        told::stamp(root, std::iter::once(&self.paths.conf).chain(&self.effective.watched))
     }
 
     /// Unix sockets that it connects to, and as whom.
     pub fn unix_clients(&self) -> Vec<UnixClient> {
-        let endpoints: BTreeSet<&str> = self
-            .declared
-            .keys()
-            .filter_map(|(_, endpoint)| endpoint.strip_prefix("unix:"))
-            .collect();
-        let client = |path: &str| UnixClient { path: path.into(), user: self.user.clone() };
-        endpoints.into_iter().map(client).collect()
+        self.told.unix_clients(self.user.as_ref())
     }
 
     /// As [`super::running::Master`] with the same pid.
