@@ -279,6 +279,32 @@ fn a_peer_that_failed_its_health_check_is_asked_why() {
 }
 
 #[test]
+fn one_loopback_address_is_not_another() {
+    let question = Question {
+        gateway: "gw-1".into(),
+        route: "shop/".into(),
+        endpoint: "127.0.0.1:8080".into(),
+    };
+    let on = |address: &str| {
+        format!("T-800.000 gw-1 listener_opened address={address} pid=4121 comm=gunicorn\n")
+    };
+    let refused = REFUSED.replace("10.0.0.7:8080", "127.0.0.1:8080");
+    check_question(
+        &question,
+        &[&on("127.0.0.2:8080"), &refused],
+        2,
+        "observed proven: listener.wrong_interface",
+    );
+    // Who listens on every address takes this one too: refused by a firewall, which nobody watches.
+    check_question(
+        &question,
+        &[&on("0.0.0.0:8080"), &refused],
+        2,
+        "unknown, gw-1:network not seen",
+    );
+}
+
+#[test]
 fn what_ended_while_the_agent_was_away_does_not_run() {
     let started = "T-700.000 app-1 process_started pid=4121 unit=api.service comm=api\n";
     let away = "T-100.000 app-1 agent_started version=1\n\

@@ -149,7 +149,8 @@ fn wrong_interface<'a>(snapshot: &'a Snapshot, effect: &Effect<'a>) -> Verdict<'
     let found = same_port(snapshot, &gap).find(|l| {
         l.socket().is_some_and(|own| {
             own.is_ipv4() == dialled.is_ipv4()
-                && !own.ip().is_loopback()
+                // On loopback only, and dialled from outside: that is another cause.
+                && (!own.ip().is_loopback() || dialled.ip().is_loopback())
                 && !own.ip().is_unspecified()
                 && own.ip() != dialled.ip()
         }) && !is_other(&gap, l)
